@@ -1,0 +1,262 @@
+"""Expressions in guards and assigns: CEL, typed when a machine is loaded. The only door to it.
+
+Names are qualified (`dice.attack`, `visits.HALL`) and declared with their types, so that an
+unknown name or a type that does not fit is an error of the file, not of a turn. What is not
+known yet (a payload before the event came) is left out of the activation: evaluation then
+raises `NotKnown`, unless the rest decides (`true || dice.attack > 3` is true).
+
+Source: github.com/google/cel-spec; the functions below are added to CEL's own.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Literal
+
+from cel_expr_python import cel
+from msgspec import Struct
+
+from runtime.errors import EdgewiseError
+
+CelType = Literal["int", "float", "bool", "str", "set"]
+MAX_SOURCE_CHARS = 2_000
+INT_MIN, INT_MAX = -(2**63), 2**63 - 1
+
+SCOPE_WORDS = frozenset(
+    {"payload", "option", "dice", "slots", "time", "session", "visits", "step", "turns_left", "output", "given"}
+)
+"""Names of the scope: no variable or member may hide them."""
+CEL_WORDS = frozenset(
+    "true false null in as break const continue else for function if import let loop package namespace return var "
+    "void while type int uint double bool string bytes list map dyn null_type timestamp duration has all exists "
+    "exists_one filter size matches contains startsWith endsWith add remove min max clamp norm getDate getDayOfMonth "
+    "getDayOfWeek getDayOfYear getFullYear getHours getMilliseconds getMinutes getMonth getSeconds google cel".split()
+)
+"""Names that CEL or our functions own: a variable of that name would break or hide expressions."""
+
+
+class ExpressionError(EdgewiseError):
+    """An expression that can't be compiled: `col` counts from 1 inside it."""
+
+    def __init__(self, col: int, message: str) -> None:
+        super().__init__(message)
+        self.col = col
+        self.message = message
+
+
+class EvaluationError(EdgewiseError):
+    """An expression that errs while it runs: division by zero, overflow, no finite number."""
+
+
+class NotKnown(EvaluationError):
+    """An expression that reads a name without a value yet: `name`."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is not known yet")
+        self.name = name
+
+
+class Expression(Struct, frozen=True):
+    """A compiled expression: what it reads and what it gives.
+
+    `names` are the declared names that it reads, in order. A literal of the YAML file (a number,
+    a bool) has `program` None and its `constant`.
+    """
+
+    source: str
+    type: CelType
+    names: tuple[str, ...]
+    program: Any = None
+    constant: Any = None
+
+
+def norm(text: str) -> str:
+    """A spoken password as it is compared: NFKC, case-folded, without punctuation and spaces."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(char for char in folded if unicodedata.category(char)[0] in "LNM")
+
+
+def _with(members: list[str], member: str) -> list[str]:
+    return members if member in members else [*members, member]
+
+
+def _without(members: list[str], member: str) -> list[str]:
+    return [each for each in members if each != member]
+
+
+_INT, _FLOAT, _STR = cel.Type.INT, cel.Type.DOUBLE, cel.Type.STRING
+_SET = cel.Type.List(_STR)
+_TYPES: dict[CelType, Any] = {"int": _INT, "float": _FLOAT, "bool": cel.Type.BOOL, "str": _STR, "set": _SET}
+_RESULTS: dict[str, CelType] = {"INT": "int", "DOUBLE": "float", "BOOL": "bool", "STRING": "str"}
+
+
+def _overload(name: str, result: Any, parameters: list[Any], function: Any) -> Any:
+    identity = f"{name}_{'_'.join(parameter.name() for parameter in parameters)}".lower()
+    return cel.Overload(identity, return_type=result, parameters=parameters, impl=function)
+
+
+def _declared(name: str, *overloads: tuple[Any, list[Any], Any]) -> Any:
+    return cel.FunctionDecl(name, [_overload(name, *overload) for overload in overloads])
+
+
+def _clamp(value: float, low: float, high: float) -> float:
+    return max(low, min(high, value))
+
+
+_FUNCTIONS = [
+    _declared("add", (_SET, [_SET, _STR], _with)),
+    _declared("remove", (_SET, [_SET, _STR], _without)),
+    _declared("min", (_INT, [_INT, _INT], min), (_FLOAT, [_FLOAT, _FLOAT], min)),
+    _declared("max", (_INT, [_INT, _INT], max), (_FLOAT, [_FLOAT, _FLOAT], max)),
+    _declared("clamp", (_INT, [_INT, _INT, _INT], _clamp), (_FLOAT, [_FLOAT, _FLOAT, _FLOAT], _clamp)),
+    _declared("norm", (_STR, [_STR], norm)),
+]
+
+_GIVEN = re.compile(r"\bgiven\(\s*(payload\.[A-Za-z]\w*)\s*\)")
+_HAS = re.compile(r"\bhas\s*\(")
+_ERROR = re.compile(r"ERROR: <input>:(-?\d+):(-?\d+): (.*)")
+_NO_VALUE = re.compile(r'No value with name "([^"]+)"')
+_TOKEN = re.compile(
+    r"""(?P<string>[rR]?(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'))"""
+    r"|(?P<name>[A-Za-z_]\w*(?:\s*\.\s*[A-Za-z_]\w*)*)"
+    r"|(?P<number>\d[\w.]*)"
+    r"|(?P<operator>==|!=|<=|>=|&&|\|\||[-+*/%!<>?:.,()\[\]{}])"
+)
+
+
+class Token(Struct, frozen=True):
+    """A word of an expression; `col` counts from 1. A string's `text` is without its quotes."""
+
+    kind: Literal["string", "name", "number", "operator"]
+    text: str
+    col: int
+
+
+def tokens(source: str) -> Iterator[Token]:
+    """The words of an expression, for what CEL's own types can't check."""
+    for match in _TOKEN.finditer(source):
+        kind, text = match.lastgroup, match.group()
+        if kind == "string":
+            text = text.lstrip("rR")[1:-1]
+        elif kind == "name":
+            text = re.sub(r"\s", "", text)
+        yield Token(kind, text, match.start() + 1)  # type: ignore[arg-type]
+
+
+class Names:
+    """The names that expressions of one place may read, with their types."""
+
+    def __init__(self, types: Mapping[str, CelType]) -> None:
+        self.types = dict(types)
+        self._env = _environment(tuple(sorted(self.types.items())))
+
+    def compile(self, source: bool | float | str) -> Expression:
+        """Compile and type an expression; YAML numbers and bools are literals.
+
+        Raises ExpressionError, with every name's spelling as it stands in the file.
+        """
+        if not isinstance(source, str):
+            return _literal(source)
+        program = self._program(source)
+        result = program.return_type()
+        kind = "set" if result == _SET or result.name().startswith("LIST") else _RESULTS.get(result.name())
+        if kind is None:
+            raise ExpressionError(1, f"gives a {result.name().lower()}, which no variable can hold")
+        return Expression(source, kind, tuple(self._read_by(source)), program)
+
+    def _program(self, source: str) -> Any:
+        if len(source) > MAX_SOURCE_CHARS:
+            raise ExpressionError(1, f"is longer than {MAX_SOURCE_CHARS} characters")
+        if found := _HAS.search(source):
+            raise ExpressionError(found.start() + 1, "has() is not part of the language: use given(payload.x)")
+        try:
+            return self._env.compile(_rewritten(source))
+        except RuntimeError as error:
+            raise _compile_error(str(error)) from None
+
+    def _read_by(self, source: str) -> Iterator[str]:
+        seen: set[str] = set()
+        for token in tokens(_rewritten(source)):
+            name = self._longest(token.text) if token.kind == "name" else None
+            if name and name not in seen:
+                seen.add(name)
+                yield name
+
+    def _longest(self, chain: str) -> str | None:
+        parts = chain.split(".")
+        prefixes = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+        return next((prefix for prefix in prefixes if prefix in self.types), None)
+
+
+def _rewritten(source: str) -> str:
+    """`given(payload.x)` as a name of its own, as long as before, so that columns stay true."""
+    return _GIVEN.sub(lambda match: f"given.{match.group(1)}".ljust(len(match.group())), source)
+
+
+def _literal(value: bool | float) -> Expression:
+    if isinstance(value, bool):
+        return Expression(str(value).lower(), "bool", (), constant=value)
+    if isinstance(value, int):
+        if not INT_MIN <= value <= INT_MAX:
+            raise ExpressionError(1, "does not fit in 64 bits")
+        return Expression(str(value), "int", (), constant=value)
+    if not math.isfinite(value):
+        raise ExpressionError(1, "is not a finite number")
+    return Expression(repr(value), "float", (), constant=value)
+
+
+def _compile_error(text: str) -> ExpressionError:
+    found = _ERROR.search(text)
+    if found is None:
+        return ExpressionError(1, "is too deep or too long" if "recursion" in text else text.splitlines()[0])
+    message = found.group(3).removesuffix(" (in container '')")
+    return ExpressionError(max(1, int(found.group(2))), message)
+
+
+@lru_cache(maxsize=512)
+def _environment(types: tuple[tuple[str, CelType], ...]) -> Any:
+    return cel.NewEnv(variables={name: _TYPES[kind] for name, kind in types}, functions=_FUNCTIONS)
+
+
+_PLAIN = _environment(())
+
+
+class Activation(Struct, frozen=True):
+    """Values for evaluation, made once and used for many expressions; `values` for explain."""
+
+    values: Mapping[str, Any]
+    native: Any
+
+
+def activation(values: Mapping[str, Any]) -> Activation:
+    """Bind values to qualified names; a name left out is not known yet."""
+    return Activation(values, _PLAIN.Activation(values))
+
+
+def evaluate(expression: Expression, known: Activation) -> Any:
+    """The expression's value: bool, int, float, str, or a list of str for a set.
+
+    Raises NotKnown where it reads a name without a value and the rest doesn't decide, and
+    EvaluationError where it errs. The library gives errors as values or as RuntimeErrors.
+    """
+    if expression.program is None:
+        return expression.constant
+    try:
+        result = expression.program.eval(known.native)
+    except RuntimeError as error:
+        raise _evaluation_error(str(error)) from None
+    if result.type() == cel.Type.ERROR:
+        raise _evaluation_error(str(result.value()))
+    value = result.plain_value()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise EvaluationError(f"{expression.source} is no finite number")
+    return value
+
+
+def _evaluation_error(text: str) -> EvaluationError:
+    found = _NO_VALUE.search(text)
+    return NotKnown(found.group(1)) if found else EvaluationError(text.partition(": ")[2] or text)

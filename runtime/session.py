@@ -1,0 +1,229 @@
+"""How far one player got: what a client asks, what a turn settles, and what the journal keeps.
+
+All values are frozen and plain enough to be written as JSON and read again unchanged. The
+machine's own words are in `model`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+JOURNAL_FORMAT = 1
+"""The version of `Entry` as written; an older one is always read."""
+RECENT_TURNS = 12
+"""How many turns back `recent` reaches in a prompt."""
+KEY_CHOICES = 8
+"""How many choices an ending looks back on."""
+
+Value = bool | int | float | str | list[str]
+"""A variable's value; a set is a list in its `of` order."""
+Role = Literal["player", "operator"]
+
+
+class Constraints(Struct, frozen=True, omit_defaults=True):
+    """What a session's texts must keep to; lengths in code points, None = the machine's."""
+
+    language: str
+    content_rating: Literal["G", "PG", "PG13", "R"] | None = None
+    max_chars_scene: int | None = None
+    max_chars_option: int | None = None
+    forbidden_terms: tuple[str, ...] = ()
+
+
+class Invoke(Struct, frozen=True, kw_only=True):
+    """One event as a client sends it, its shape already checked; None = not sent.
+
+    `constraints` holds only the keys that were sent. `payload` is without `selected_option_id`.
+    Times are in seconds. `payload` values have JSON's types; the machine's event declares theirs.
+    """
+
+    event: str | None = None
+    session_id: str | None = None
+    machine: str | None = None
+    on_exists: Literal["refuse", "restart", "resume"] = "refuse"
+    player_id: str | None = None
+    player_count: int = 1
+    difficulty: Literal["EASY", "NORMAL", "HARD"] = "NORMAL"
+    expected_turn: int | None = None
+    hard_limit_seconds: float | None = None
+    elapsed_active_seconds: float | None = None
+    run_seed: str | None = None
+    constraints: Mapping[str, Any] = {}
+    slots: Mapping[str, str | None] = {}
+    selected_option_id: int | None = None
+    payload: Mapping[str, Any] = {}
+    client_context: Mapping[str, Any] = {}
+    context: Mapping[str, Any] = {}
+
+
+class Offer(Struct, frozen=True, omit_defaults=True):
+    """One choice as offered: `id` counts from 1; `key` for an authored one, `kind` for a free one."""
+
+    id: int
+    text: str
+    event_type: str
+    key: str = ""
+    kind: str = ""
+
+
+class Input(Struct, frozen=True):
+    """Where free text is taken."""
+
+    event_type: str
+    field: str
+    max_chars: int
+
+
+class Routing(Struct, frozen=True):
+    """What may come next, as the machine's edges and guards say."""
+
+    next_event_type: str | None
+    should_end: bool
+    allowed_event_types: tuple[str, ...]
+
+
+class Rolled(Struct, frozen=True, omit_defaults=True):
+    """A die that was rolled."""
+
+    name: str
+    spec: str
+    value: bool | int | str
+    secret: bool = False
+
+
+class Change(Struct, frozen=True, rename={"before": "from", "after": "to"}):
+    """A variable that the rules changed."""
+
+    name: str
+    before: Value
+    after: Value
+
+
+class Choice(Struct, frozen=True, omit_defaults=True):
+    """What the player chose: an option's key, kind and text as offered; '' where there was none."""
+
+    key: str = ""
+    kind: str = ""
+    text: str = ""
+
+
+class Outcome(Struct, frozen=True):
+    """What the machine settled for one turn, before a word is told.
+
+    `edge` is the full name. `changes` has secret variables too: strip them before showing.
+    """
+
+    event: str
+    edge: str
+    source: str
+    target: str
+    choice: Choice
+    dice: tuple[Rolled, ...]
+    changes: tuple[Change, ...]
+
+
+class Told(Struct, frozen=True):
+    """A past turn as prompts see it."""
+
+    choice: str
+    scene: str
+
+
+class KeyChoice(Struct, frozen=True):
+    """A choice worth remembering at the end; `weight` = how many variables it changed."""
+
+    turn: int
+    text: str
+    weight: int
+
+
+class Usage(Struct, frozen=True):
+    """Tokens of one turn, over all its attempts."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+class Session(Struct, frozen=True, kw_only=True):
+    """A session after a turn: all that the next turn reads. Plain data; a turn makes a new one.
+
+    `step` is the depth on the branch, `turn` the serial number. `used` are the once-names used up
+    on this branch. `said` counts which offline fragments were drawn: fragment id → the number of
+    the draw. Times in milliseconds; `answered_at_ms` since the epoch, by the server's clock.
+    """
+
+    session_id: str
+    machine: str
+    version: int | str
+    digest: str
+    run_seed: str
+    constraints: Constraints
+    salt: str = ""
+    player_id: str | None = None
+    player_count: int = 1
+    difficulty: str = "NORMAL"
+    slots: Mapping[str, str | None] = {}
+    limit_ms: int | None = None
+    elapsed_ms: int = 0
+    answered_at_ms: int = 0
+    state: str = ""
+    turn: int = 0
+    step: int = 0
+    ended: bool = False
+    context: Mapping[str, Value] = {}
+    visits: Mapping[str, int] = {}
+    used: tuple[str, ...] = ()
+    ai_state: Mapping[str, Any] = {}
+    offer: tuple[Offer, ...] = ()
+    routing: Routing = Routing(None, False, ())  # noqa: FBT003 - a Struct's fields, not flags
+    recent: tuple[Told, ...] = ()
+    key_choices: tuple[KeyChoice, ...] = ()
+    said: Mapping[str, int] = {}
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """One entry of the journal. `seq` counts from 1 in its session, without gaps, and never again.
+
+    `parent` is the turn that it grew from (None at a root); `prev_hash` is the hash of the entry
+    with `seq - 1`, '' at the first. `answer` is the answer's `data` exactly as sent (JSON).
+    """
+
+    session_id: str
+    seq: int
+    turn: int
+    parent: int | None
+    at_ms: int
+    digest: str
+    request: Mapping[str, Any]
+    outcome: Outcome
+    prompt_hash: str
+    narration: Mapping[str, Any]
+    narrator: str
+    model: str | None
+    usage: Usage
+    after: Session
+    answer: msgspec.Raw
+    kind: Literal["turn"] = "turn"
+    key: str | None = None
+    format: int = JOURNAL_FORMAT
+    prev_hash: str = ""
+    hash: str = ""
+
+
+_canonical = msgspec.json.Encoder(order="deterministic")
+
+
+def canonical(value: object) -> bytes:
+    """JSON bytes that are equal for equal values: keys sorted, no spaces, UTF-8."""
+    return _canonical.encode(value)
+
+
+def hash_of(entry: Entry) -> str:
+    """The SHA-256 of an entry's canonical JSON without its own hash, in hex."""
+    return hashlib.sha256(canonical(msgspec.structs.replace(entry, hash=""))).hexdigest()
