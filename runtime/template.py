@@ -1,0 +1,590 @@
+"""The only door to Jinja2: what a designer may write in a template, and rendering it within bounds.
+
+A template is a text with holes, not a program. What may stand in it is an allow-list of syntax,
+filters and tests; everything else is refused when the file is read, with its line and column.
+What is left is cheap, and is metered all the same: a loop's rounds and every value that a filter
+or an operator makes are paid from one budget, and the output is counted while it is generated.
+
+Includes are spliced into the syntax tree as a scope of their own: nothing is loaded while a
+template renders, and a fault in an include is found when the prompt is read.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, meta, nodes, pass_context
+from jinja2 import Template as Compiled
+from jinja2.runtime import Context, LoopContext
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.tests import TESTS
+from jinja2.visitor import NodeTransformer
+from msgspec import Struct
+
+from runtime import filters
+from runtime.errors import EdgewiseError
+
+MAX_CHARS = 65_536
+"""The longest rendered prompt, and the longest template, in code points."""
+MAX_WORK = 1_000_000
+"""What one rendering may spend: a code point or item made costs 1, a round of a loop `ROUND` and more."""
+ROUND = 100
+"""The price of one round of a loop, beside one for each part of its body: at most 10,000 rounds."""
+MAX_LOOPS = 2
+"""How deep loops may be nested."""
+MAX_DEPTH = 48
+"""How deep a template's syntax may be nested."""
+MAX_INCLUDES = 64
+"""How many includes one message may hold, those inside includes counted."""
+MAX_NUMBER = 10**18
+"""The largest factor of a product."""
+
+_WORK = "%work"  # no template can spell this name
+_COUNTED = "%counted"
+_JOINED = "~"
+
+CODES: Mapping[str, str] = {
+    "E420": "A template's syntax is broken, or it is nested too deep or too long.",
+    "E421": "A template holds a construct that prompts don't have (macro, import, call, block, a nested list …).",
+    "E422": "A template uses a filter or test that isn't on the list.",
+    "E423": "A template uses an operator that could make huge texts (`**`, `%`, `*` on texts, `+` on lists).",
+    "E424": "A template reads a name or attribute that begins with `_`, or one of Jinja's own names.",
+    "E425": "Loops are nested deeper than two.",
+    "E426": "An include doesn't exist, or its name is not a plain text.",
+    "E427": "Includes go round in a circle, or there are too many.",
+    "W420": "An include has a role line, which is plain text there.",
+}
+"""The codes of faults and warnings in templates."""
+
+ROLE_LINE = re.compile(r"^(system|user|assistant):[ \t]*$", re.MULTILINE)
+"""A line that begins a message."""
+
+
+class PromptError(EdgewiseError):
+    """A prompt or fragment can't be rendered with these inputs; `file` and `line` say where, '' and 0 where unknown."""
+
+    code = "prompt_error"
+
+    def __init__(self, message: str, *, file: str = "", line: int = 0) -> None:
+        super().__init__(f"{file}:{line} {message}" if file else message)
+        self.message, self.file, self.line = message, file, line
+
+
+class Flaw(Struct, frozen=True, order=True):
+    """A fault or warning at a place in a template's file; lines and columns count from 1."""
+
+    file: str
+    line: int
+    col: int
+    code: str
+    message: str
+
+
+class Source(Struct, frozen=True):
+    """A template's text and where it stands: its first line's number in the file."""
+
+    file: str
+    text: str
+    line: int = 1
+
+
+class Template(Struct, frozen=True):
+    """A compiled template; `names` are the inputs that it and its includes read."""
+
+    source: Source
+    names: frozenset[str]
+    includes: frozenset[str]
+    compiled: Any
+
+
+class Budget:
+    """What one rendering may still spend."""
+
+    def __init__(self, work: int = MAX_WORK, chars: int = MAX_CHARS) -> None:
+        self.work, self.chars = work, chars
+
+    def spend(self, work: int) -> None:
+        """Pay for work. Raises PromptError when the budget is used up."""
+        self.work -= work
+        if self.work < 0:
+            message = f"the template does too much: more than {MAX_WORK:,} items and code points. Loop over less."
+            raise PromptError(message)
+
+    def emit(self, chars: int) -> None:
+        """Pay for output. Raises PromptError when it grows too long."""
+        self.chars -= chars
+        if self.chars < 0:
+            message = f"the text grows longer than {MAX_CHARS:,} code points. Truncate or loop over less."
+            raise PromptError(message)
+
+
+# --- what a template may hold ---
+
+_ALLOWED = frozenset({
+    nodes.Template, nodes.Output, nodes.TemplateData, nodes.For, nodes.If, nodes.Assign, nodes.With, nodes.Include,
+    nodes.Name, nodes.Const, nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair, nodes.CondExpr, nodes.Filter,
+    nodes.Test, nodes.Getattr, nodes.Getitem, nodes.Slice, nodes.Compare, nodes.Operand, nodes.And, nodes.Or,
+    nodes.Not, nodes.Neg, nodes.Pos, nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Concat,
+    nodes.Keyword, nodes.Pow, nodes.Mod, nodes.Call,
+})  # fmt: skip
+
+_REFUSED: Mapping[type[nodes.Node], tuple[str, str]] = {
+    nodes.Import: ("import", "Use `{% include \"machine/_part.md\" %}` for shared text."),
+    nodes.FromImport: ("from", "Use `{% include \"machine/_part.md\" %}` for shared text."),
+    nodes.Extends: ("extends", "Use `{% include \"machine/_part.md\" %}` for shared text."),
+    nodes.Block: ("block", "Write the text in place."),
+    nodes.Macro: ("macro", "Write the text in place, or include a file."),
+    nodes.CallBlock: ("call", "Write the text in place, or include a file."),
+    nodes.FilterBlock: ("filter", "Put the filter behind the value: `{{ value | filter }}`."),
+    nodes.AssignBlock: ("set", "Give `set` a value: `{% set name = value %}`."),
+    nodes.ScopedEvalContextModifier: ("autoescape", "Prompts are plain text: drop it."),
+}  # fmt: skip
+
+_OWN_NAMES = frozenset({"self", "super", "caller", "varargs", "kwargs"})
+_LOOP = frozenset("index index0 first last length revindex revindex0 previtem nextitem".split())
+_TESTS = frozenset(
+    "defined undefined none string number integer float boolean mapping sequence iterable true false even odd "
+    "divisibleby in eq equalto ne lt lessthan le gt greaterthan ge == != < <= > >=".split()
+)
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """Reads plain values only: keys of maps, items of lists, and the harmless part of `loop`."""
+
+    intercepted_binops = frozenset({"+", "*"})
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """A map's value, or a loop's; no Python attribute is ever read."""
+        if isinstance(obj, Mapping):
+            return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+        if isinstance(obj, LoopContext) and attribute in _LOOP:
+            return getattr(obj, attribute)
+        return self._missing(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """An item of a list, text or map."""
+        try:
+            return obj[argument]
+        except (TypeError, LookupError):
+            return self._missing(obj, argument)
+
+    def _missing(self, obj: Any, name: Any) -> Undefined:
+        if isinstance(obj, Undefined):
+            str(obj)  # says what is undefined
+        return self.undefined(obj=obj, name=name)
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """`+` on two numbers or two texts, `*` on two numbers of sane size."""
+        if isinstance(left, Undefined) or isinstance(right, Undefined):
+            return self.binop_table[operator](left, right)
+        if isinstance(left, int | float) and isinstance(right, int | float):
+            if operator == "*" and max(abs(left), abs(right)) > MAX_NUMBER:
+                raise PromptError("a product of so large numbers has no place in a prompt.")
+            return self.binop_table[operator](left, right)
+        if operator == "+" and isinstance(left, str) and isinstance(right, str):
+            context.parent[_WORK].spend(len(left) + len(right))
+            return left + right
+        kinds = f"{type(left).__name__} {operator} {type(right).__name__}"
+        message = f"`{kinds}` can't be: `+` joins two texts or adds numbers. Use `~` to join other values."
+        raise PromptError(message)
+
+
+def _size(value: object) -> int:
+    return len(value) if isinstance(value, str | list | tuple | Mapping) else 1
+
+
+def _metered(function: Callable[..., Any]) -> Callable[..., Any]:
+    @pass_context
+    def metered(context: Context, value: Any, *args: Any, **named: Any) -> Any:
+        spend = context.parent[_WORK].spend
+        spend(_size(value))
+        result = function(value, *args, **named)
+        spend(_size(result))
+        return _ENVIRONMENT.undefined("the list is empty") if result is filters.NOTHING else result
+
+    return metered
+
+
+@pass_context
+def _counted(context: Context, values: Any, price: int) -> Any:
+    context.parent[_WORK].spend(len(values) * price)
+    return values
+
+
+def _spoken(value: Any) -> Any:
+    return "" if value is None else value
+
+
+@pass_context
+def _default(_context: Context, value: Any, otherwise: Any = "", boolean: Any = False) -> Any:  # noqa: FBT002 - Jinja's
+    return otherwise if isinstance(value, Undefined) or (boolean and not value) else value
+
+
+def _environment() -> _Environment:
+    environment = _Environment(
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=_spoken,
+        autoescape=False,
+        auto_reload=False,
+        cache_size=0,
+    )
+    environment.globals.clear()
+    environment.filters.clear()
+    environment.filters.update({name: _metered(function) for name, function in filters.FILTERS.items()})
+    environment.filters.update({"default": _default, "d": _default})
+    environment.filters.update({_COUNTED: _counted, _JOINED: _metered(filters.joined)})
+    environment.tests = {name: TESTS[name] for name in _TESTS}
+    return environment
+
+
+_ENVIRONMENT = _environment()
+FILTERS = frozenset(name for name in _ENVIRONMENT.filters if name.isidentifier())
+"""The filters that a template may use."""
+
+
+# --- places ---
+
+_TAG = re.compile(r"\{#.*?#\}|\{%.*?%\}|\{\{.*?\}\}", re.DOTALL)
+_TEXT = re.compile(r"'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\"")
+_VISIBLE = re.compile(r"[^\n]")
+
+
+def _blank(match: re.Match[str] | str) -> str:
+    return _VISIBLE.sub(" ", match if isinstance(match, str) else match.group())
+
+
+def _code_of(text: str) -> list[str]:
+    """The template's lines with all but the code blanked, so that a word found is code."""
+    code, end = "", 0
+    for tag in _TAG.finditer(text):
+        body = _blank(tag) if tag.group().startswith("{#") else _TEXT.sub(_blank, tag.group())
+        code += _blank(text[end : tag.start()]) + body
+        end = tag.end()
+    return (code + _blank(text[end:])).split("\n")
+
+
+class _Places:
+    """Where things stand: Jinja knows lines, the column is looked up by the word."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.code = _code_of(source.text)
+
+    def flaw(self, lineno: int, word: str, code: str, message: str) -> Flaw:
+        row = self.code[lineno - 1] if 0 < lineno <= len(self.code) else ""
+        found = re.search(rf"(?<!\w){re.escape(word)}(?!\w)" if word.isidentifier() else re.escape(word), row)
+        found = found or re.search(r"\w", row) or re.search(r"\S", row)
+        col = found.start() + 1 if found else 1
+        return Flaw(self.source.file, self.source.line + lineno - 1, col, code, message)
+
+
+# --- vetting ---
+
+
+def _near(word: str, words: frozenset[str]) -> str:
+    close = difflib.get_close_matches(word, sorted(words), 1, 0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def _is_literal(node: nodes.Node) -> bool:
+    if isinstance(node, nodes.List | nodes.Tuple):
+        return all(_is_literal(item) for item in node.items)
+    if isinstance(node, nodes.Dict):
+        return all(_is_literal(pair.key) and _is_literal(pair.value) for pair in node.items)
+    return isinstance(node, nodes.Const) or (isinstance(node, nodes.Neg) and isinstance(node.node, nodes.Const))
+
+
+Judged = tuple[str, str, str]
+"""What a check finds: the word to point at, a code, a message."""
+
+
+def _judge_filter(node: nodes.Filter) -> Iterator[Judged]:
+    if node.name not in FILTERS:
+        message = f"no filter '{node.name}' in prompts.{_near(node.name, FILTERS) or ' Filters: ' + ', '.join(sorted(FILTERS)) + '.'}"
+        yield node.name, "E422", message
+    if node.dyn_args is not None or node.dyn_kwargs is not None:
+        yield node.name, "E421", f"`*` in the arguments of '{node.name}' is not part of prompts. Write them out."
+
+
+def _judge_test(node: nodes.Test) -> Iterator[Judged]:
+    if node.name not in _TESTS:
+        yield node.name, "E422", f"no test '{node.name}' in prompts.{_near(node.name, _TESTS)}"
+
+
+def _judge_name(node: nodes.Name) -> Iterator[Judged]:
+    if node.name.startswith("_") or node.name in _OWN_NAMES:
+        yield node.name, "E424", f"'{node.name}' is not a name for prompts. Use a declared input."
+
+
+def _judge_attribute(node: nodes.Getattr | nodes.Getitem) -> Iterator[Judged]:
+    name = node.attr if isinstance(node, nodes.Getattr) else getattr(node.arg, "value", "")
+    if isinstance(name, str) and name.startswith("_"):
+        word = name if isinstance(node, nodes.Getattr) else "["
+        yield word, "E424", f"'{name}' begins with '_', which a prompt may not read. Use a declared input's keys."
+
+
+def _judge_call(node: nodes.Call) -> Iterator[Judged]:
+    if isinstance(node.node, nodes.Getattr):
+        name = node.node.attr
+        mend = f"Write `| {name}`." if name in FILTERS else "Use a filter: " + ", ".join(sorted(FILTERS)) + "."
+        yield name, "E421", f"a prompt can't call `.{name}()`. {mend}"
+    else:
+        name = node.node.name if isinstance(node.node, nodes.Name) else "("
+        yield name, "E421", f"a prompt can't call `{name}(…)`. Pass what is needed as an input, or use a filter."
+
+
+def _judge_operator(node: nodes.BinExpr) -> Iterator[Judged]:
+    sides = (node.left, node.right)
+    if isinstance(node, nodes.Pow | nodes.Mod):
+        mend = "Use `~` to join texts and `is divisibleby(n)` for remainders."
+        yield node.operator, "E423", f"`{node.operator}` is not part of prompts. {mend}"
+    elif isinstance(node, nodes.Mul) and any(_is_textual(side) for side in sides):
+        yield "*", "E423", "`*` on a text or list is not part of prompts: it multiplies numbers only."
+    elif isinstance(node, nodes.Add) and any(isinstance(side, nodes.List | nodes.Tuple) for side in sides):
+        yield "+", "E423", "`+` on lists is not part of prompts. Loop over one after the other."
+
+
+def _is_textual(node: nodes.Node) -> bool:
+    is_text = isinstance(node, nodes.Const) and isinstance(node.value, str)
+    return is_text or isinstance(node, nodes.List | nodes.Tuple | nodes.Concat | nodes.TemplateData)
+
+
+def _judge_literal(node: nodes.List | nodes.Tuple | nodes.Dict) -> Iterator[Judged]:
+    if getattr(node, "ctx", "load") == "load" and not _is_literal(node):
+        yield "[", "E421", "a list or map in a prompt holds constants only. Use the values by their names."
+
+
+def _judge_include(node: nodes.Include) -> Iterator[Judged]:
+    if not isinstance(node.template, nodes.Const) or not isinstance(node.template.value, str):
+        yield "include", "E426", 'an include\'s name must be a plain text: `{% include "machine/_part.md" %}`.'
+    elif node.ignore_missing or not node.with_context:
+        yield "include", "E421", "`ignore missing` and `without context` are not part of prompts. Drop the words."
+
+
+def _judge_loop(node: nodes.For) -> Iterator[Judged]:
+    if node.recursive:
+        yield "recursive", "E421", "a recursive loop is not part of prompts. Drop the word."
+
+
+_JUDGES: Mapping[type[nodes.Node], Callable[[Any], Iterator[Judged]]] = {
+    nodes.Filter: _judge_filter,
+    nodes.Test: _judge_test,
+    nodes.Name: _judge_name,
+    nodes.Getattr: _judge_attribute,
+    nodes.Getitem: _judge_attribute,
+    nodes.Call: _judge_call,
+    nodes.Pow: _judge_operator,
+    nodes.Mod: _judge_operator,
+    nodes.Mul: _judge_operator,
+    nodes.Add: _judge_operator,
+    nodes.List: _judge_literal,
+    nodes.Tuple: _judge_literal,
+    nodes.Dict: _judge_literal,
+    nodes.Include: _judge_include,
+    nodes.For: _judge_loop,
+}
+
+
+def _judge(node: nodes.Node) -> Iterator[Judged]:
+    kind = type(node)
+    if kind in _REFUSED:
+        word, mend = _REFUSED[kind]
+        yield word, "E421", f"`{{% {word} %}}` is not part of prompts. {mend}"
+    elif kind not in _ALLOWED:
+        yield "", "E421", f"{kind.__name__} is not part of prompts."
+    elif kind in _JUDGES:
+        yield from _JUDGES[kind](node)
+
+
+def _vet(tree: nodes.Template, places: _Places, loops: int) -> Iterator[Flaw]:
+    """Every flaw of one file's syntax tree; `loops` = how many loops the file is included in."""
+    stack: list[tuple[nodes.Node, int, int]] = [(tree, 0, loops)]
+    while stack:
+        node, depth, around = stack.pop()
+        if depth > MAX_DEPTH:
+            yield places.flaw(node.lineno, "", "E420", f"the template is nested deeper than {MAX_DEPTH}. Simplify it.")
+            return
+        for word, code, message in _judge(node):
+            yield places.flaw(node.lineno, word, code, message)
+        if isinstance(node, nodes.For):
+            around += 1
+            if around > MAX_LOOPS:
+                yield places.flaw(node.lineno, "for", "E425", "loops are nested deeper than two. Flatten the inner one.")
+        stack += [(child, depth + 1, around) for child in node.iter_child_nodes()]
+
+
+# --- from text to tree to template ---
+
+
+class _Reader:
+    """Reads one message's template and its includes, collecting every flaw."""
+
+    def __init__(self, includes: Mapping[str, str], folder: str) -> None:
+        self.includes, self.folder = includes, folder
+        self.flaws: list[Flaw] = []
+        self.used: list[str] = []
+
+    def tree(self, source: Source, chain: tuple[str, ...] = (), loops: int = 0) -> nodes.Template | None:
+        """The vetted tree with includes spliced in; None where a flaw is in the way."""
+        places = _Places(source)
+        tree = self._parsed(source, places)
+        if tree is None:
+            return None
+        flaws = sorted(_vet(tree, places, loops))
+        self.flaws += flaws
+        if flaws:
+            return None
+        return _Rewriter(self, places, chain, loops).rewritten(tree)
+
+    def _parsed(self, source: Source, places: _Places) -> nodes.Template | None:
+        if len(source.text) > MAX_CHARS:
+            self.flaws.append(places.flaw(1, "", "E420", f"the text is longer than {MAX_CHARS:,} code points. Shorten it."))
+            return None
+        try:
+            return _ENVIRONMENT.parse(source.text)
+        except TemplateSyntaxError as error:
+            self.flaws.append(_syntax_flaw(error, places))
+        except (RecursionError, MemoryError, ValueError, OverflowError):
+            self.flaws.append(places.flaw(1, "", "E420", "the template can't be read: nested too deep. Simplify it."))
+        return None
+
+    def included(self, node: nodes.Include, places: _Places, chain: tuple[str, ...], loops: int) -> list[nodes.Node]:
+        """The nodes of an included file, at the line of the tag."""
+        name: str = node.template.value  # type: ignore[attr-defined] - vetted: a Const
+        flaw = self._include_flaw(name, chain)
+        if flaw:
+            self.flaws.append(places.flaw(node.lineno, "include", *flaw))
+            return []
+        self.used.append(name)
+        source = Source(self.folder + name, self.includes[name].strip("\r\n") + "\n")
+        self.flaws += _role_lines(source)
+        tree = self.tree(source, (*chain, name), loops)
+        return _at_line(tree, node.lineno).body if tree else []
+
+    def _include_flaw(self, name: str, chain: tuple[str, ...]) -> Judged | tuple[str, str] | None:
+        if name not in self.includes:
+            near = _near(name, frozenset(self.includes)) or " Paths start below the prompts folder."
+            return "E426", f"no include '{name}'.{near}"
+        if name in chain:
+            return "E427", f"includes go in a circle: {' → '.join((*chain, name))}. Drop one of them."
+        if len(self.used) >= MAX_INCLUDES:
+            return "E427", f"more than {MAX_INCLUDES} includes in one message. Join some of them."
+        return None
+
+
+class _Rewriter(NodeTransformer):
+    """Puts the meters in: loops count their rounds, `~` pays, includes become scopes."""
+
+    def __init__(self, reader: _Reader, places: _Places, chain: tuple[str, ...], loops: int) -> None:
+        self.reader, self.places, self.chain, self.loops = reader, places, chain, loops
+
+    def rewritten(self, tree: nodes.Template) -> nodes.Template:
+        """The tree, changed in place."""
+        self.generic_visit(tree)
+        return tree
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 - Jinja's name for it
+        self.loops += 1
+        self.generic_visit(node)
+        self.loops -= 1
+        price = ROUND + sum(1 for child in node.body for _ in child.find_all(nodes.Node))
+        node.iter = _filter(node.iter, _COUNTED, [nodes.Const(price)])
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - Jinja's name for it
+        self.generic_visit(node)
+        return _filter(node.nodes[0], _JOINED, list(node.nodes[1:]))
+
+    def visit_CondExpr(self, node: nodes.CondExpr) -> nodes.Node:  # noqa: N802 - Jinja's name for it
+        self.generic_visit(node)
+        node.expr2 = node.expr2 or nodes.Const("", lineno=node.lineno)
+        return node
+
+    def visit_Include(self, node: nodes.Include) -> nodes.Node:  # noqa: N802 - Jinja's name for it
+        body = self.reader.included(node, self.places, self.chain, self.loops)
+        return nodes.Scope(body, lineno=node.lineno)
+
+
+def _filter(node: nodes.Expr, name: str, args: list[nodes.Expr]) -> nodes.Filter:
+    return nodes.Filter(node, name, args, [], None, None, lineno=node.lineno)
+
+
+def _at_line(tree: nodes.Template, lineno: int) -> nodes.Template:
+    for node in tree.find_all(nodes.Node):
+        node.lineno = lineno
+    return tree
+
+
+def _syntax_flaw(error: TemplateSyntaxError, places: _Places) -> Flaw:
+    message = error.message or "broken syntax"
+    got = re.search(r"(?:got|unknown tag|unexpected) '([^']+)'", message)
+    unclosed = "end of template" in message or "Missing end of" in message
+    hint = " A block must close before the next role line and the end of the file." if unclosed else ""
+    return places.flaw(error.lineno, got.group(1) if got else "", "E420", message.rstrip(".") + "." + hint)
+
+
+def _role_lines(source: Source) -> Iterator[Flaw]:
+    for match in ROLE_LINE.finditer(source.text):
+        line = source.text.count("\n", 0, match.start()) + 1
+        message = f"`{match.group().strip()}` is plain text in an include. Role lines stand in the prompt itself."
+        yield Flaw(source.file, line, 1, "W420", message)
+
+
+def compile_template(
+    source: Source, includes: Mapping[str, str], folder: str = "prompts/"
+) -> tuple[Template | None, list[Flaw]]:
+    """Compile a template; None where a fault is among the flaws.
+
+    `includes` maps the paths that an include may name to texts; `folder` is put before them in flaws.
+    """
+    reader = _Reader(includes, folder)
+    tree = reader.tree(source)
+    if tree is None or any(flaw.code.startswith("E") for flaw in reader.flaws):
+        return None, reader.flaws
+    try:
+        tree.set_environment(_ENVIRONMENT)
+        names = frozenset(meta.find_undeclared_variables(tree))
+        code = _ENVIRONMENT.compile(tree, source.file, source.file)
+    except (TemplateError, SyntaxError, RecursionError, MemoryError) as error:
+        flaw = _Places(source).flaw(getattr(error, "lineno", None) or 1, "", "E420", f"{error}. Simplify the template.")
+        return None, [*reader.flaws, flaw]
+    compiled = Compiled.from_code(_ENVIRONMENT, code, {})
+    return Template(source, names, frozenset(reader.used), compiled), reader.flaws
+
+
+def flaw_at(source: Source, name: str, code: str, message: str) -> Flaw:
+    """A flaw at the first place where the template's code has a name; its first line where it has none."""
+    places = _Places(source)
+    word = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
+    row = next((number for number, line in enumerate(places.code, 1) if word.search(line)), 1)
+    return places.flaw(row, name, code, message)
+
+
+def render_template(template: Template, inputs: Mapping[str, Any], budget: Budget) -> str:
+    """The text. Raises PromptError for an undefined value, a wrong type, or too much of anything."""
+    context = template.compiled.new_context({**inputs, _WORK: budget})
+    chunks = []
+    try:
+        for chunk in template.compiled.root_render_func(context):
+            budget.emit(len(chunk))
+            chunks.append(chunk)
+    except (PromptError, TemplateError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError) as error:
+        message = error.message if isinstance(error, PromptError) else str(error)
+        raise PromptError(message or "broken", file=template.source.file, line=_line_of(error, template)) from error
+    return "".join(chunks)
+
+
+def _line_of(error: BaseException, template: Template) -> int:
+    """The line in the file where rendering failed: the deepest frame of the compiled template."""
+    line, trace = 1, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__jinja_template__") is template.compiled:
+            line = template.compiled.get_corresponding_lineno(trace.tb_lineno)
+        trace = trace.tb_next
+    return template.source.line + line - 1
