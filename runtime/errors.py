@@ -65,7 +65,10 @@ class DesignError(EdgewiseError):
 
 
 class Refusal(EdgewiseError):
-    """An error that a client sees: one sentence, the mend, and facts to act on."""
+    """An error that a client sees: one sentence, the mend, and facts to act on.
+
+    `language` is the session's, where one is known, for the sentence that a player reads.
+    """
 
     code: ClassVar[str]
     retry: ClassVar[Retry] = "never"
@@ -75,6 +78,7 @@ class Refusal(EdgewiseError):
         self.message = message
         self.hint = hint
         self.facts = facts
+        self.language: str | None = None
 
 
 class ClientError(Refusal):

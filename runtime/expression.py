@@ -21,10 +21,10 @@ from cel_expr_python import cel
 from msgspec import Struct
 
 from runtime.errors import EdgewiseError
+from runtime.model import INT_MAX, INT_MIN
 
 CelType = Literal["int", "float", "bool", "str", "set"]
 MAX_SOURCE_CHARS = 2_000
-INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 
 SCOPE_WORDS = frozenset(
     {"payload", "option", "dice", "slots", "time", "session", "visits", "step", "turns_left", "output", "given"}
@@ -91,7 +91,14 @@ def _without(members: list[str], member: str) -> list[str]:
 _INT, _FLOAT, _STR = cel.Type.INT, cel.Type.DOUBLE, cel.Type.STRING
 _SET = cel.Type.List(_STR)
 _TYPES: dict[CelType, Any] = {"int": _INT, "float": _FLOAT, "bool": cel.Type.BOOL, "str": _STR, "set": _SET}
-_RESULTS: dict[str, CelType] = {"INT": "int", "DOUBLE": "float", "BOOL": "bool", "STRING": "str"}
+_RESULTS: dict[str, CelType] = {
+    "INT": "int",
+    "DOUBLE": "float",
+    "BOOL": "bool",
+    "STRING": "str",
+    "LIST<STRING>": "set",
+    "LIST<DYN>": "set",
+}
 
 
 def _overload(name: str, result: Any, parameters: list[Any], function: Any) -> Any:
@@ -163,7 +170,7 @@ class Names:
             return _literal(source)
         program = self._program(source)
         result = program.return_type()
-        kind = "set" if result == _SET or result.name().startswith("LIST") else _RESULTS.get(result.name())
+        kind = _RESULTS.get(result.name())
         if kind is None:
             raise ExpressionError(1, f"gives a {result.name().lower()}, which no variable can hold")
         return Expression(source, kind, tuple(self._read_by(source)), program)

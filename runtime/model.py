@@ -37,6 +37,8 @@ CONTINUE = "continue"
 DEFAULT_CHARS = {"scene": {"zh": 220}, "option": {"zh": 14}}
 DEFAULT_CHARS_ELSEWHERE = {"scene": 600, "option": 40}
 """Limits in code points where a machine sets none, by language."""
+INT_MIN, INT_MAX = -(2**63), 2**63 - 1
+"""The range of an int, as CEL has it."""
 TEXT_MAX_CHARS = 500
 """The longest `text` or `str` of a payload, in code points."""
 

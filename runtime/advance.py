@@ -1,0 +1,443 @@
+"""What a turn does to a session, step by step: roll, choose, settle, learn, route. Pure rules.
+
+The order of a turn's settling: dice → guards → the edge's assign, line by line, each seeing the
+ones above → the target's entry → (prompt and narration) → learn, line by line → visits, step and
+routing. Until then `step`, `visits` and `turns_left` hold the values before this turn. A guard is
+judged on the time known at the last answer, so that what routing promised holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from runtime import dice as dice_rules
+from runtime.errors import MachineFault
+from runtime.expression import Activation, EvaluationError, Expression, NotKnown, activation, evaluate
+from runtime.machine import (
+    Assign,
+    CompiledEdge,
+    Considered,
+    Known,
+    LearnRule,
+    Machine,
+    consider,
+    erred,
+    known_values,
+)
+from runtime.model import (
+    CONTINUE,
+    INT_MAX,
+    INT_MIN,
+    TEXT_MAX_CHARS,
+    UNLIMITED,
+    Variable,
+    option_event,
+    said_in,
+)
+from runtime.session import Change, Choice, Input, Offer, Outcome, Rolled, Routing, Session, Value
+
+CONTINUE_TEXT = {"zh": "继续", "en": "Continue"}
+ZEROES: dict[str, Value] = {"int": 0, "float": 0.0, "bool": False, "str": "", "text": ""}
+
+
+class Settled(Struct, frozen=True):
+    """A turn once the rules are done and before a word is told.
+
+    `session` stands in the target with the new context; `step` and `visits` are still the old
+    ones. `values` is what expressions may read now.
+    """
+
+    compiled: CompiledEdge
+    outcome: Outcome
+    session: Session
+    values: Mapping[str, Any]
+
+
+class Route(Struct, frozen=True):
+    """Where a session may go from here: the routing, what is offered, and what was looked at."""
+
+    routing: Routing
+    offer: tuple[Offer, ...]
+    inputs: tuple[Input, ...]
+    considered: tuple[Considered, ...]
+    warnings: tuple[str, ...]
+
+
+def default_of(variable: Variable) -> Value:
+    """A variable's value when a session begins."""
+    if not isinstance(variable.default, msgspec.UnsetType):
+        return variable.default
+    if variable.type == "enum":
+        return (variable.of or [""])[0]
+    return [] if variable.type == "set" else _clamped(ZEROES[variable.type], variable)
+
+
+def begun(machine: Machine) -> dict[str, Value]:
+    """The context before the initial edge."""
+    return {name: default_of(variable) for name, variable in machine.definition.context.items()}
+
+
+def turns_left(machine: Machine, step: int) -> int:
+    """How many turns `limits.turns` leaves after `step`; UNLIMITED without a limit."""
+    limit = machine.definition.limits.turns
+    return UNLIMITED if limit is None else limit - step
+
+
+def remaining_seconds(limit_ms: int | None, elapsed_ms: int) -> int:
+    """Whole seconds left, never below 0; UNLIMITED without a limit."""
+    return UNLIMITED if limit_ms is None else max(0, -((elapsed_ms - limit_ms) // 1000))
+
+
+def scope_of(machine: Machine, session: Session) -> dict[str, Any]:
+    """What every expression may read, as the session stands."""
+    definition = machine.definition
+    values: dict[str, Any] = {**machine.constants, **session.context}
+    values |= {f"slots.{name}": session.slots.get(name) or "" for name in definition.slots}
+    values |= {f"visits.{name}": session.visits.get(name, 0) for name in definition.states}
+    values["time.elapsed_seconds"] = session.elapsed_ms // 1000
+    values["time.remaining_seconds"] = remaining_seconds(session.limit_ms, session.elapsed_ms)
+    values["step"] = session.step
+    values["turns_left"] = turns_left(machine, session.step)
+    values["session.player_count"] = session.player_count
+    values["session.difficulty"] = session.difficulty
+    values["session.language"] = session.constraints.language
+    return values
+
+
+def payload_scope(machine: Machine, event: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """`payload.x` and whether it was given; an absent optional field reads as its type's zero."""
+    declared = machine.definition.events[event].payload if event in machine.definition.events else {}
+    values: dict[str, Any] = {}
+    for name, kind in declared.items():
+        plain = kind.rstrip("?")
+        sent = payload.get(name)
+        values[f"payload.{name}"] = ZEROES[plain] if sent is None else float(sent) if plain == "float" else sent
+        values[f"given.payload.{name}"] = sent is not None
+    return values
+
+
+def roll_dice(machine: Machine, session: Session, event: str, option: str) -> tuple[Rolled, ...]:
+    """Roll what an event rolls before its guards, in file order."""
+    begins = not session.state
+    dice = machine.initial.edge.dice if begins else machine.dice_of(session.state, event, option)
+    key = (session.run_seed, session.salt, session.step, session.state, event, option)
+    return tuple(dice_rules.roll(name, die, key) for name, die in dice.items())
+
+
+def turn_scope(
+    machine: Machine, session: Session, event: str, choice: Choice, payload: Mapping[str, Any], rolled: Iterable[Rolled]
+) -> dict[str, Any]:
+    """What the guards and assigns of this turn may read."""
+    values = scope_of(machine, session) | payload_scope(machine, event, payload)
+    values |= {"option.key": choice.key, "option.kind": choice.kind}
+    return values | {f"dice.{die.name}": die.value for die in rolled}
+
+
+def settle(
+    machine: Machine, session: Session, compiled: CompiledEdge, event: str, choice: Choice, scope: dict[str, Any],
+    rolled: tuple[Rolled, ...],
+) -> Settled:  # fmt: skip
+    """Apply the edge's assign and the target's entry; the session then stands in the target.
+
+    Raises MachineFault where one errs: nothing is changed then.
+    """
+    edge = compiled.edge
+    entry = machine.entries[edge.target] if edge.target != session.state else ()
+    after = _assigned(machine, edge.full_name, dict(session.context), [*compiled.assigns, *entry], scope)
+    changes = tuple(
+        Change(name, session.context[name], value) for name, value in after.items() if value != session.context[name]
+    )
+    outcome = Outcome(event, edge.full_name, session.state, edge.target, choice, rolled, changes)
+    used = (*session.used, edge.once) if edge.once and edge.once not in session.used else session.used
+    moved = replace(session, state=edge.target, context=after, used=used)
+    return Settled(compiled, outcome, moved, {**scope, **after})
+
+
+def _assigned(
+    machine: Machine, edge: str, context: dict[str, Value], lines: Iterable[Assign], scope: Mapping[str, Any]
+) -> dict[str, Value]:
+    known = activation(scope)
+    for line in lines:
+        try:
+            context[line.name] = _fitted(machine, line.name, evaluate(line.value, known))
+        except (EvaluationError, ValueError) as error:
+            message = f"edge {edge}: `{line.name}: {line.value.source}` errs: {error}"
+            raise MachineFault(message, "Mend the assign; the session is as it was.", edge=edge) from None
+        known = activation({**known.values, line.name: context[line.name]})
+    return context
+
+
+def _fitted(machine: Machine, name: str, value: Any) -> Value:
+    """A value as its variable holds it: clamped, a member, a set in its `of` order.
+
+    Raises ValueError for a member that isn't one.
+    """
+    variable = machine.definition.context[name]
+    if variable.type == "set":
+        _refuse_strangers(value, variable)
+        return [member for member in variable.of or () if member in value]
+    if variable.type == "enum":
+        _refuse_strangers([value], variable)
+        return value  # type: ignore[no-any-return]
+    if variable.type == "str":
+        return str(value)[:TEXT_MAX_CHARS]
+    return _clamped(value, variable)
+
+
+def _refuse_strangers(members: Iterable[str], variable: Variable) -> None:
+    for member in members:
+        if member not in (variable.of or ()):
+            raise ValueError(f"{member!r} is not one of {', '.join(variable.of or ())}")
+
+
+def _clamped(value: Any, variable: Variable) -> Value:
+    if variable.type not in ("int", "float"):
+        return value  # type: ignore[no-any-return]
+    low = INT_MIN if variable.min is None else variable.min
+    high = INT_MAX if variable.max is None else variable.max
+    if variable.type == "int":
+        return max(int(low), min(int(high), int(value)))
+    bounded = value if variable.min is None else max(float(low), value)
+    return bounded if variable.max is None else min(float(high), bounded)
+
+
+def learn(
+    machine: Machine, settled: Settled, learned: Mapping[str, Any], dice_and_payload: Mapping[str, Any]
+) -> tuple[dict[str, Value], tuple[str, ...]]:
+    """The context after `learn`, line by line, and warnings for values that were refused.
+
+    `learned` is what a model wrote and what passed unmended; what is absent takes `otherwise`,
+    else the variable stays.
+    """
+    context = dict(settled.session.context)
+    scope = {**dice_and_payload, **flattened("output", learned)}
+    warnings: list[str] = []
+    for rule in settled.compiled.learn:
+        known = activation({**scope, **context})
+        try:
+            context[rule.name] = _fitted(machine, rule.name, _learned(rule, known, context[rule.name]))
+        except (EvaluationError, ValueError) as error:
+            context[rule.name] = _otherwise(machine, rule, known, context[rule.name])
+            warnings.append(f"learn {rule.name}: {error}")
+    return context, tuple(warnings)
+
+
+def _learned(rule: LearnRule, known: Activation, present: Value) -> Any:
+    try:
+        value = evaluate(rule.source, known)
+    except NotKnown:
+        return present if rule.otherwise is None else evaluate(rule.otherwise, known)
+    if rule.at_least is not None:
+        value = max(value, evaluate(rule.at_least, known))
+    return value if rule.at_most is None else min(value, evaluate(rule.at_most, known))
+
+
+def _otherwise(machine: Machine, rule: LearnRule, known: Activation, present: Value) -> Value:
+    """What a refused value gives way to: `otherwise` where it works, else what was there."""
+    if rule.otherwise is None:
+        return present
+    try:
+        return _fitted(machine, rule.name, evaluate(rule.otherwise, known))
+    except (EvaluationError, ValueError):
+        return present
+
+
+def flattened(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested outputs as qualified names: {"opening": {"scene": x}} → {"output.opening.scene": x}."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        path = f"{prefix}.{name}"
+        flat |= flattened(path, value) if isinstance(value, Mapping) else {path: value}
+    return flat
+
+
+def ai_state_of(
+    machine: Machine, session: Session, told: Mapping[str, Any], first: Mapping[str, str]
+) -> dict[str, Any]:
+    """What the machine shows as `ai_state`: values after learn, or the words of the narration.
+
+    Where the narration brings none, the branch's last value stands; before any, `first`'s.
+    """
+    known = activation({**scope_of(machine, session), **flattened("output", told)})
+    return {
+        name: _shown_or(expression, known, session.ai_state.get(name, first.get(name, "")))
+        for name, expression in machine.ai_state.items()
+    }
+
+
+def _shown_or(expression: Expression, known: Activation, otherwise: Any) -> Any:
+    try:
+        return evaluate(expression, known)
+    except EvaluationError:
+        return otherwise
+
+
+def arrived(session: Session) -> Session:
+    """The session one step deeper, its visit counted: the last of a turn's settling."""
+    visits = {**session.visits, session.state: session.visits.get(session.state, 0) + 1}
+    return replace(session, step=session.step + 1, visits=visits)
+
+
+def route(machine: Machine, session: Session) -> Route:
+    """Compute routing, options and inputs from the machine's edges and guards alone."""
+    if machine.definition.states[session.state].is_final:
+        return Route(Routing(None, True, ()), (), (), (), ())  # noqa: FBT003 - a Struct's fields
+    here = _Here(machine, session)
+    choices = _offered(here)
+    considered = [each for compiled in here.edges if (each := _judged(here, compiled, choices))]
+    allowed = tuple(dict.fromkeys(each.event for each in considered if each.verdict != "closed"))
+    suggested = _suggested(here, considered)
+    following = here.must.edge.event if here.must else next(iter(suggested), None)
+    offer = _numbered(choices) or _continue(here, following, suggested)
+    warnings = [f"edge {each.edge}: guard {each.reason}" for each in considered if erred(each)]
+    if not allowed:
+        warnings.append(f"state {session.state}: no event is open and the story is not at an end")
+    routing = Routing(following, _ends(here, considered, following), allowed)
+    return Route(routing, offer, _inputs(machine, allowed), tuple(considered), tuple(warnings))
+
+
+class _Here:
+    """What routing looks at again and again in one state."""
+
+    def __init__(self, machine: Machine, session: Session) -> None:
+        self.machine = machine
+        self.session = session
+        self.scope = scope_of(machine, session)
+        self.used = frozenset(session.used)
+        self.edges = machine.table[session.state]
+        self.state = machine.definition.states[session.state]
+        self.plain = known_values(self.scope, self.used)
+        self.must = machine.open_must(session.state, self.plain)
+
+    def with_choice(self, choice: Choice) -> Known:
+        """The same, with an option chosen."""
+        chosen = {"option.key": choice.key, "option.kind": choice.kind}
+        return known_values({**self.scope, **chosen}, self.used, choice.key)
+
+    def is_shut(self, event: str) -> bool:
+        """Whether another event's must edge is open."""
+        return self.must is not None and self.must.edge.event != event
+
+
+Candidates = tuple[tuple[Choice, str], ...]
+"""What is offered, each with the event that it sends."""
+
+
+def _offered(here: _Here) -> Candidates:
+    if here.state.kinds:
+        return _drawn_kinds(here)
+    language = here.session.constraints.language
+    fallback = here.machine.definition.language
+    options = ((option, option_event(option)) for option in here.state.authored)
+    return tuple(
+        (Choice(key=option.key, text=said_in(option.text, language, fallback)), event)
+        for option, event in options
+        if not here.is_shut(event) and _leads_on(here, event, Choice(key=option.key))
+    )
+
+
+def _leads_on(here: _Here, event: str, choice: Choice) -> bool:
+    known = here.with_choice(choice)
+    own = (each for each in here.edges if each.edge.event == event and each.edge.option == choice.key)
+    return any(consider(each, known).verdict != "closed" for each in own)
+
+
+def _drawn_kinds(here: _Here) -> Candidates:
+    """Free options: the kinds that lead on, their number and choice drawn by a die named `kinds`."""
+    free, session = here.state.options, here.session
+    if isinstance(free, list) or here.is_shut(free.event):
+        return ()
+    candidates = [kind for kind in free.kinds if _leads_on(here, free.event, Choice(kind=kind))]
+    low, high = free.bounds
+    key = (session.run_seed, session.salt, session.step, session.state, free.event, "", "kinds")
+    count = dice_rules.between(low, min(high, max(low, len(candidates))), key)
+    words = here.machine.definition
+    return tuple(
+        (Choice(kind=kind, text=said_in(free.kinds[kind], session.constraints.language, words.language)), free.event)
+        for kind in dice_rules.draw(count, candidates, (*key, "which"))
+    )
+
+
+def _numbered(choices: Candidates) -> tuple[Offer, ...]:
+    return tuple(
+        Offer(number, choice.text, event, choice.key, choice.kind)
+        for number, (choice, event) in enumerate(choices, start=1)
+    )
+
+
+def _judged(here: _Here, compiled: CompiledEdge, choices: Candidates) -> Considered | None:
+    """One edge as routing sees it; None where another event's must edge shuts it."""
+    edge = compiled.edge
+    if here.is_shut(edge.event):
+        return None
+    if edge.option:
+        offered = next((choice for choice, _ in choices if choice.key == edge.option), None)
+        if offered is None:
+            return replace(consider(compiled, here.plain), verdict="closed", reason="option: not offered")
+        return _held_open(consider(compiled, here.with_choice(offered)))
+    if not compiled.reads_option:
+        return consider(compiled, here.plain)
+    tried = [choice for choice, event in choices if event == edge.event] or [Choice()]
+    return _of_all([consider(compiled, here.with_choice(choice)) for choice in tried])
+
+
+def _held_open(considered: Considered) -> Considered:
+    """An option's edge is open only once it is chosen: until then it depends."""
+    if considered.verdict == "closed":
+        return considered
+    return replace(considered, verdict="depends", reason="waits for the choice")
+
+
+def _of_all(considered: list[Considered]) -> Considered:
+    """One verdict over every choice: open where all are, closed where none leads on."""
+    verdicts = {each.verdict for each in considered}
+    if len(verdicts) == 1:
+        return considered[0]
+    return replace(considered[0], verdict="depends", reason="waits for the choice")
+
+
+def _suggested(here: _Here, considered: list[Considered]) -> tuple[str, ...]:
+    wanted = {compiled.edge.full_name for compiled in here.edges if compiled.edge.suggest}
+    open_or_depends = (each for each in considered if each.verdict != "closed" and each.edge in wanted)
+    return tuple(dict.fromkeys(each.event for each in open_or_depends))
+
+
+def _ends(here: _Here, considered: list[Considered], event: str | None) -> bool:
+    """Whether every edge that the event could still take leads to a final state."""
+    could: list[str] = []
+    for each in considered:
+        if each.event == event and each.verdict != "closed":
+            could.append(each.target)
+            if each.verdict == "open":
+                break
+    return bool(could) and all(here.machine.definition.states[target].is_final for target in could)
+
+
+def needs_payload(machine: Machine, event: str) -> bool:
+    """Whether an event has a field that must be sent."""
+    declared = machine.definition.events.get(event)
+    return declared is not None and any(not kind.endswith("?") for kind in declared.payload.values())
+
+
+def _continue(here: _Here, following: str | None, suggested: tuple[str, ...]) -> tuple[Offer, ...]:
+    """The one option where there is nothing to choose; () where every event needs a payload."""
+    events = [event for event in (following, *suggested) if event is not None]
+    event = next((event for event in events if not needs_payload(here.machine, event)), None)
+    text = said_in(CONTINUE_TEXT, here.session.constraints.language, "en")
+    return () if event is None else (Offer(1, text, event, CONTINUE),)
+
+
+def _inputs(machine: Machine, allowed: Iterable[str]) -> tuple[Input, ...]:
+    declared = ((event, machine.definition.events.get(event)) for event in allowed)
+    return tuple(
+        Input(event, field, TEXT_MAX_CHARS)
+        for event, what in declared
+        if what is not None
+        for field, kind in what.payload.items()
+        if kind.rstrip("?") == "text"
+    )

@@ -1,0 +1,81 @@
+"""Why a turn went as it did: every edge that was looked at, recomputed from the journal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from runtime.advance import route, turn_scope
+from runtime.errors import SessionNotFound, TurnNotFound
+from runtime.machine import Considered, Machine, consider, known_values
+
+if TYPE_CHECKING:
+    from runtime.session import Entry
+    from runtime.turn import Runtime
+
+
+async def explain(runtime: Runtime, session_id: str, turn: int) -> dict[str, Any]:
+    """The edges of a turn, and of the routing after it: guard, values read, verdict and reason.
+
+    For operators: secrets are in it. Raises SessionNotFound, TurnNotFound, MachineChanged.
+    """
+    entry = await entry_of(runtime, session_id, turn)
+    machine = await runtime.machine_of(entry.after)
+    before = None if entry.parent is None else await entry_of(runtime, session_id, entry.parent)
+    looked_at = _considered(machine, entry, before) if before is not None else []
+    return {
+        "turn": entry.turn,
+        "parent": entry.parent,
+        "event": entry.outcome.event,
+        "choice": msgspec.to_builtins(entry.outcome.choice),
+        "edge": entry.outcome.edge,
+        "from": entry.outcome.source or None,
+        "to": entry.outcome.target,
+        "dice": msgspec.to_builtins(entry.outcome.dice),
+        "changes": msgspec.to_builtins(entry.outcome.changes),
+        "considered": [_told(each, entry.outcome.edge) for each in looked_at],
+        "routing": {
+            **msgspec.to_builtins(entry.after.routing),
+            "considered": msgspec.to_builtins(route(machine, entry.after).considered),
+        },
+        "prompt_hash": entry.prompt_hash,
+        "warnings": msgspec.json.decode(entry.answer)["payload"]["meta"]["warnings"],
+    }
+
+
+async def entry_of(runtime: Runtime, session_id: str, turn: int) -> Entry:
+    """The journal's entry of a turn. Raises SessionNotFound, TurnNotFound."""
+    entry = await runtime.store.entry(session_id, turn)
+    if entry is not None:
+        return entry
+    head = await head_of(runtime, session_id)
+    raise TurnNotFound(
+        f"session '{session_id}' has no turn {turn}; its head is turn {head.turn}",
+        f"Ask for a turn from 1 to {head.turn}.",
+        session_id=session_id,
+        turn=turn,
+    )
+
+
+async def head_of(runtime: Runtime, session_id: str) -> Entry:
+    """The session's head entry. Raises SessionNotFound."""
+    head = await runtime.store.head(session_id)
+    if head is None:
+        message = f"there is no session '{session_id}'"
+        raise SessionNotFound(message, "Begin one with the initial event.", session_id=session_id)
+    return head
+
+
+def _considered(machine: Machine, entry: Entry, before: Entry) -> list[Considered]:
+    """Every edge of the event, judged as it was: on the session before, with the dice that fell."""
+    outcome = entry.outcome
+    sent = entry.request.get("payload", {})
+    scope = turn_scope(machine, before.after, outcome.event, outcome.choice, sent, outcome.dice)
+    known = known_values(scope, before.after.used, outcome.choice.key)
+    edges = (compiled for compiled in machine.table[outcome.source] if compiled.edge.event == outcome.event)
+    return [consider(compiled, known) for compiled in edges]
+
+
+def _told(considered: Considered, taken: str) -> dict[str, Any]:
+    return {**msgspec.to_builtins(considered), "taken": considered.edge == taken}

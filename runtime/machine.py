@@ -1,0 +1,421 @@
+"""A compiled machine: the table of edges that a session runs on. The only door to `transitions`.
+
+The rules of the table:
+- root edges stand in every state that is not final, before the state's own, in file order;
+- of an event's edges the first that is open is taken;
+- an edge is open when its option was chosen, its `once` is not used up, and its guards hold;
+  it *depends* while a guard reads what is not known yet; a guard that errs is closed;
+- while a `must` edge is open, no other event is allowed.
+Nothing here changes after `build`, so one machine serves every session of its digest.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import transitions
+from msgspec import Struct
+
+from runtime.errors import Finding, MachineFault
+from runtime.expression import (
+    Activation,
+    CelType,
+    EvaluationError,
+    Expression,
+    Names,
+    NotKnown,
+    activation,
+    evaluate,
+)
+from runtime.model import ROOT, Definition, Die, Edge, Learn, LongDie, dice_parts
+from runtime.prompt import Prompt, parse_prompt
+
+if TYPE_CHECKING:
+    from runtime.fragments import Fragments
+
+logging.getLogger("transitions").setLevel(logging.WARNING)
+
+Verdict = Literal["open", "closed", "depends"]
+PAYLOAD_TYPES: dict[str, CelType] = {"int": "int", "float": "float", "bool": "bool", "str": "str", "text": "str"}
+VARIABLE_TYPES: dict[str, CelType] = {**PAYLOAD_TYPES, "enum": "str", "set": "set"}
+DEFAULT_PROMPTS = {
+    "turn": {"description": "A turn of a machine without prompts.", "outputs": {"scene": "scene"}},
+    "final": {"description": "The end of a machine without prompts.", "outputs": {"epilogue": "text"}},
+}
+DEFAULT_INPUTS = ["title", "state", "tell", "option", "changes", "offer", "recent", "language", "ending"]
+DEFAULT_BODY = """system:
+You tell what the rules of "{{ title }}" have decided, in the language {{ language }}. Answer one JSON object.
+user:
+State: {{ state }}. Chosen: {{ option.text }}. What happened: {{ tell }} {{ changes | tojson }} {{ ending | tojson }}
+Before: {{ recent | tojson }}
+Next choices: {{ offer | tojson }}
+"""
+
+
+class LearnRule(Struct, frozen=True):
+    """How one variable learns, compiled; None where nothing was written."""
+
+    name: str
+    source: Expression
+    otherwise: Expression | None
+    at_least: Expression | None
+    at_most: Expression | None
+
+
+class Assign(Struct, frozen=True):
+    """One line of an assign or an entry."""
+
+    name: str
+    value: Expression
+
+
+class CompiledEdge(Struct, frozen=True, eq=False):
+    """An edge with its expressions compiled; compared by identity."""
+
+    edge: Edge
+    guards: tuple[Expression, ...]
+    assigns: tuple[Assign, ...]
+    learn: tuple[LearnRule, ...]
+
+    @property
+    def reads_option(self) -> bool:
+        """Whether a guard asks which option was chosen."""
+        return any(name.startswith("option.") for guard in self.guards for name in guard.names)
+
+
+class Considered(Struct, frozen=True):
+    """What became of one edge when it was looked at, for `explain`.
+
+    `values` are the names that its guards read with the values found; a name not known is absent.
+    """
+
+    edge: str
+    event: str
+    target: str
+    guard: str | None
+    verdict: Verdict
+    reason: str
+    values: Mapping[str, Any]
+
+
+class Known(Struct, frozen=True):
+    """What edges are judged by: the values, the once-names used up, and the option chosen.
+
+    `option` is None while no choice was made yet.
+    """
+
+    values: Activation
+    used: frozenset[str]
+    option: str | None = None
+
+
+class Cursor:
+    """The throw-away model that the library moves: where it stands, what it saw, what it took."""
+
+    def __init__(self, state: str, known: Known) -> None:
+        self.state = state
+        self.known = known
+        self.seen: list[Considered] = []
+        self.taken: CompiledEdge | None = None
+
+
+class Machine(Struct, frozen=True, kw_only=True, eq=False):
+    """A machine as sessions run it; made by `build`.
+
+    `table` has each state's edges in the order in which they are tried. `prompts` is name →
+    language → prompt, '' for a prompt of every language. `files` are what the digest covers.
+    """
+
+    name: str
+    digest: str
+    definition: Definition
+    files: Mapping[str, str]
+    edges: tuple[Edge, ...]
+    initial: CompiledEdge
+    table: Mapping[str, tuple[CompiledEdge, ...]]
+    entries: Mapping[str, tuple[Assign, ...]]
+    ai_state: Mapping[str, Expression]
+    prompts: Mapping[str, Mapping[str, Prompt]]
+    fragments: Mapping[str, Fragments]
+    constants: Mapping[str, str]
+    events: Mapping[str, str]
+    library: transitions.Machine
+    warnings: tuple[Finding, ...] = ()
+
+    def prompt_for(self, edge: Edge, language: str) -> Prompt:
+        """The prompt that tells an edge: its own, else its target's, else the built-in one."""
+        state = self.definition.states[edge.target]
+        name = edge.prompt or state.prompt
+        if name is None:
+            return _built_in("final" if state.is_final else "turn")
+        variants = self.prompts[name]
+        base = language.partition("-")[0]
+        return variants.get(language) or variants.get(base) or variants.get("") or next(iter(variants.values()))
+
+    def fragments_for(self, language: str) -> Fragments | None:
+        """The offline fragments in a language, None where it has none."""
+        return self.fragments.get(language) or self.fragments.get(language.partition("-")[0])
+
+    def event_named(self, sent: str) -> str | None:
+        """The event's own spelling for what a client sent, whatever its case."""
+        return self.events.get(sent.casefold())
+
+    def dice_of(self, state: str, event: str, option: str) -> dict[str, Die]:
+        """All dice that are rolled before the guards: the event's entries' and the option's."""
+        return _dice_of([compiled.edge for compiled in self.table[state]], event, option)
+
+    def open_must(self, state: str, known: Known) -> CompiledEdge | None:
+        """The first `must` edge that is open in a state."""
+        musts = (compiled for compiled in self.table[state] if compiled.edge.must and not compiled.edge.option)
+        return next((compiled for compiled in musts if consider(compiled, known).verdict == "open"), None)
+
+    def choose(self, state: str, event: str, known: Known) -> tuple[CompiledEdge | None, tuple[Considered, ...]]:
+        """Take an event in a state: the edge taken (None = none was open) and all that were looked at.
+
+        Raises MachineFault where a guard errs before an open edge is found.
+        """
+        cursor = Cursor(state, known)
+        self.library.events[event].trigger(cursor)
+        return cursor.taken, tuple(cursor.seen)
+
+
+def consider(compiled: CompiledEdge, known: Known) -> Considered:
+    """Judge one edge. A guard that errs counts as closed, with the error as the reason."""
+    verdict, reason = _judge(compiled, known)
+    edge = compiled.edge
+    values = known.values.values
+    read = {name: values[name] for guard in compiled.guards for name in guard.names if name in values}
+    guard = " && ".join(expression.source for expression in compiled.guards) or None
+    return Considered(edge.full_name, edge.event, edge.target, guard, verdict, reason, read)
+
+
+def _judge(compiled: CompiledEdge, known: Known) -> tuple[Verdict, str]:
+    edge = compiled.edge
+    if edge.once and edge.once in known.used:
+        return "closed", "once: used up"
+    if edge.option and known.option is not None and edge.option != known.option:
+        return "closed", f"option: {edge.option} was not chosen"
+    verdict: Verdict = "depends" if edge.option and known.option is None else "open"
+    reason = "waits for the choice" if verdict == "depends" else ""
+    for guard in compiled.guards:
+        try:
+            if not evaluate(guard, known.values):
+                return "closed", "guard: false"
+        except NotKnown as unknown:
+            verdict, reason = "depends", str(unknown)
+        except EvaluationError as error:
+            return "closed", f"error: {error}"
+    return verdict, reason
+
+
+def erred(considered: Considered) -> bool:
+    """Whether the edge is closed because a guard erred."""
+    return considered.reason.startswith("error: ")
+
+
+def _dice_of(edges: Iterable[Edge], event: str, option: str) -> dict[str, Die]:
+    here = (edge for edge in edges if edge.event == event and edge.option in ("", option))
+    return {name: die for edge in here for name, die in edge.dice.items()}
+
+
+def die_type(die: Die) -> CelType:
+    """What a die gives: `NdM` an int, `P%` a bool, a pick a str."""
+    spec = die.roll if isinstance(die, LongDie) else die
+    if spec is None:
+        return "str"
+    return "bool" if isinstance(dice_parts(spec), int) else "int"
+
+
+def members_of(definition: Definition) -> dict[str, str]:
+    """Every member of an enum or a set, as a name that reads as itself."""
+    return {member: member for variable in definition.context.values() for member in variable.of or ()}
+
+
+def base_names(definition: Definition) -> dict[str, CelType]:
+    """The names that every expression of a machine may read, with their types."""
+    names: dict[str, CelType] = dict.fromkeys(members_of(definition), "str")
+    names |= {name: VARIABLE_TYPES[variable.type] for name, variable in definition.context.items()}
+    names |= {f"slots.{name}": "str" for name in definition.slots}
+    names |= {f"visits.{name}": "int" for name in definition.states}
+    names |= {"time.elapsed_seconds": "int", "time.remaining_seconds": "int", "step": "int", "turns_left": "int"}
+    return names | {"session.player_count": "int", "session.difficulty": "str", "session.language": "str"}
+
+
+def payload_names(definition: Definition, event: str) -> dict[str, CelType]:
+    """`payload.x` and `given.payload.x` for what an event declares."""
+    declared = definition.events[event].payload if event in definition.events else {}
+    names: dict[str, CelType] = {}
+    for field, kind in declared.items():
+        names[f"payload.{field}"] = PAYLOAD_TYPES[kind.rstrip("?")]
+        names[f"given.payload.{field}"] = "bool"
+    return names
+
+
+def edge_types(definition: Definition, edge: Edge, edges: Iterable[Edge]) -> dict[str, CelType]:
+    """What an edge's own expressions may read: base, its payload, the option, its group's dice."""
+    group = [other for other in edges if other.source in (edge.source, ROOT)] if edge.source else [edge]
+    dice = _dice_of(group, edge.event, edge.option)
+    types = base_names(definition) | payload_names(definition, edge.event)
+    types |= {"option.key": "str", "option.kind": "str"}
+    return types | {f"dice.{name}": die_type(die) for name, die in dice.items()}
+
+
+def edge_names(definition: Definition, edge: Edge, edges: Iterable[Edge]) -> Names:
+    """`edge_types`, ready to compile with."""
+    return Names(edge_types(definition, edge, edges))
+
+
+def output_types(prompts: Iterable[Prompt], definition: Definition) -> dict[str, CelType]:
+    """`output.x` for what prompts declare, and for the names that `ai_state` asks for."""
+    kinds = {path: kind for prompt in prompts for path, kind in prompt.fields.items()}
+    types: dict[str, CelType] = {f"output.{name}": "str" for name in asked_ai_state(definition)}
+    return types | {f"output.{path}": VARIABLE_TYPES.get(kind, "str") for path, kind in kinds.items() if kind != "json"}
+
+
+def asked_ai_state(definition: Definition) -> tuple[str, ...]:
+    """The names of `ai_state` that read `output.NAME`: the runtime adds them to every prompt's outputs."""
+    sources = (value for value in definition.ai_state.values() if isinstance(value, str))
+    return tuple(source.strip()[7:] for source in sources if source.strip().startswith("output."))
+
+
+def learn_names(definition: Definition, edge: Edge, edges: Iterable[Edge], prompts: Iterable[Prompt]) -> Names:
+    """What `learn` may read: the edge's names and the outputs of the prompt that tells it."""
+    return Names(edge_types(definition, edge, edges) | output_types(prompts, definition))
+
+
+def ai_state_names(definition: Definition, prompts: Iterable[Prompt]) -> Names:
+    """What `ai_state` may read: base names, and any output."""
+    return Names(base_names(definition) | output_types(prompts, definition))
+
+
+def story_names(definition: Definition, edges: Iterable[Edge]) -> Names:
+    """What a fragment's `when` may read: also every die and payload whose types agree."""
+    types = base_names(definition) | dict.fromkeys(("state", "from_state", "text"), "str")
+    types |= dict.fromkeys(("option.key", "option.kind", "option.text"), "str")
+    dice = [(f"dice.{name}", die_type(die)) for edge in edges for name, die in edge.dice.items()]
+    payload = [pair for event in definition.events for pair in payload_names(definition, event).items()]
+    found: dict[str, set[CelType]] = {}
+    for name, kind in (*dice, *payload):
+        found.setdefault(name, set()).add(kind)
+    return Names(types | {name: kinds.pop() for name, kinds in found.items() if len(kinds) == 1})
+
+
+def learn_of(definition: Definition, edge: Edge) -> Mapping[str, Learn]:
+    """What is learned after an edge: its own rules, else its target's."""
+    return definition.states[edge.target].learn if edge.learn is None else edge.learn
+
+
+def build(
+    definition: Definition,
+    edges: tuple[Edge, ...],
+    prompts: Mapping[str, Mapping[str, Prompt]],
+    fragments: Mapping[str, Fragments],
+    files: Mapping[str, str],
+    digest: str,
+    warnings: tuple[Finding, ...] = (),
+) -> Machine:
+    """Compile a machine that has passed the check. Raises ExpressionError where it has not."""
+    compiled = [_compiled(definition, edge, edges, prompts) for edge in edges]
+    root = [each for each in compiled if each.edge.source == ROOT]
+    table = {
+        name: () if state.is_final else (*root, *(each for each in compiled if each.edge.source == name))
+        for name, state in definition.states.items()
+    }
+    base = Names(base_names(definition))
+    everything = [prompt for variants in prompts.values() for prompt in variants.values()]
+    told = ai_state_names(definition, everything)
+    return Machine(
+        name=definition.machine,
+        digest=digest,
+        definition=definition,
+        files=files,
+        edges=edges,
+        initial=compiled[0],
+        table=table,
+        entries={name: _assigns(base, state.entry) for name, state in definition.states.items()},
+        ai_state={name: told.compile(source) for name, source in definition.ai_state.items()},
+        prompts=prompts,
+        fragments=fragments,
+        constants=members_of(definition),
+        events={event.casefold(): event for event in definition.event_types},
+        library=_library(definition, table),
+        warnings=warnings,
+    )
+
+
+def _compiled(
+    definition: Definition, edge: Edge, edges: tuple[Edge, ...], prompts: Mapping[str, Mapping[str, Prompt]]
+) -> CompiledEdge:
+    names = edge_names(definition, edge, edges)
+    told_by = prompts.get(edge.prompt or definition.states[edge.target].prompt or "", {}).values()
+    learning = learn_of(definition, edge)
+    output = learn_names(definition, edge, edges, told_by) if learning else names
+    guards = tuple(names.compile(guard) for guard in (edge.option_guard, edge.guard) if guard is not None)
+    rules = tuple(_learn_rule(output, name, rule) for name, rule in learning.items())
+    return CompiledEdge(edge, guards, _assigns(names, edge.assign), rules)
+
+
+def _assigns(names: Names, lines: Mapping[str, Any]) -> tuple[Assign, ...]:
+    return tuple(Assign(name, names.compile(source)) for name, source in lines.items())
+
+
+def _learn_rule(names: Names, name: str, rule: Learn) -> LearnRule:
+    written = [rule.otherwise, rule.at_least, rule.at_most]
+    optional = [names.compile(each) if isinstance(each, bool | int | float | str) else None for each in written]
+    return LearnRule(name, names.compile(rule.from_), *optional)
+
+
+def _built_in(kind: str) -> Prompt:
+    spec = DEFAULT_PROMPTS[kind]
+    prompt, faults = parse_prompt(kind, None, "built-in", {**spec, "inputs": DEFAULT_INPUTS}, DEFAULT_BODY, 1, {})
+    if prompt is None:
+        raise MachineFault(f"the built-in prompt has faults: {faults}")
+    return prompt
+
+
+def _library(definition: Definition, table: Mapping[str, tuple[CompiledEdge, ...]]) -> transitions.Machine:
+    """The table in the library's form: guards as callables that return a real bool, never strings."""
+    states = [transitions.State(name, final=state.is_final) for name, state in definition.states.items()]
+    library = transitions.Machine(
+        model=None, states=states, initial=None, auto_transitions=False, send_event=True, ignore_invalid_triggers=True
+    )
+    for state, edges in table.items():
+        for compiled in edges:
+            library.add_transition(
+                compiled.edge.event,
+                state,
+                compiled.edge.target,
+                conditions=_condition(compiled),
+                before=_taking(compiled),
+            )
+    return library
+
+
+def _condition(compiled: CompiledEdge) -> Callable[[transitions.EventData], bool]:
+    def is_open(data: transitions.EventData) -> bool:
+        cursor: Cursor = data.model
+        considered = consider(compiled, cursor.known)
+        cursor.seen.append(considered)
+        if erred(considered):
+            raise MachineFault(
+                f"edge {compiled.edge.full_name}: guard `{considered.guard}` {considered.reason}",
+                "Mend the guard in the machine; the session is as it was.",
+                edge=compiled.edge.full_name,
+            )
+        return considered.verdict == "open"
+
+    return is_open
+
+
+def _taking(compiled: CompiledEdge) -> Callable[[transitions.EventData], None]:
+    def take(data: transitions.EventData) -> None:
+        data.model.taken = compiled
+
+    return take
+
+
+def known_values(values: Mapping[str, Any], used: Iterable[str], option: str | None = None) -> Known:
+    """What edges are judged by, from plain values."""
+    return Known(activation(values), frozenset(used), option)

@@ -1,0 +1,420 @@
+"""One turn, from a client's event to the answer. Start reading at `take_turn`.
+
+Nothing is written before the narration is valid; nothing is answered before the append is
+durable. Whatever fails on the way raises a Refusal and leaves the session as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from runtime import loader, request, view
+from runtime.advance import (
+    Route,
+    Settled,
+    ai_state_of,
+    arrived,
+    learn,
+    roll_dice,
+    route,
+    settle,
+    turn_scope,
+)
+from runtime.request import Asked, Opened
+from runtime.constraints import answer_schema, bounds_of, fit
+from runtime.errors import MachineChanged, NarratorUnavailable, Refusal, SessionEnded, TurnInProgress, WorldError
+from runtime.machine import CompiledEdge, Machine, asked_ai_state, known_values
+from runtime.narrators import Narration, Narrator, Task
+from runtime.narrators.offline import Offline
+from runtime.prompt import Message, render
+from runtime.session import (
+    RECENT_TURNS,
+    Choice,
+    Entry,
+    Invoke,
+    KeyChoice,
+    Offer,
+    Role,
+    Rolled,
+    Session,
+    Told,
+    canonical,
+    hash_of,
+)
+from runtime.stores import Store
+
+KEPT_CHOICES = 24
+"""How many choices a session remembers for its ending; the lightest are forgotten first."""
+
+
+class Played(Struct, frozen=True):
+    """A turn that was answered: the durable entry, and where its time went (seconds)."""
+
+    entry: Entry
+    narrate_s: float = 0.0
+    store_s: float = 0.0
+
+    @property
+    def data(self) -> bytes:
+        """The answer's `data`, exactly as it was sent."""
+        return bytes(self.entry.answer)
+
+
+class Runtime:
+    """What turns are taken with: the store, the narrator, the machines, and the clock.
+
+    `machines` is name → the version that new sessions get. `clock_ms` gives milliseconds since the
+    epoch. `observe` is told of every turn that was answered, also where its client has gone.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        narrator: Narrator,
+        machines: Mapping[str, Machine],
+        default_machine: str,
+        *,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        new_id: Callable[[], str] = lambda: secrets.token_urlsafe(18),
+        turn_deadline_s: float = 45.0,
+        observe: Callable[[Played], None] = lambda _: None,
+    ) -> None:
+        self.store = store
+        self.narrator = narrator
+        self.written = Offline()
+        self.machines = machines
+        self.default_machine = default_machine
+        self.clock_ms = clock_ms
+        self.new_id = new_id
+        self.turn_deadline_s = turn_deadline_s
+        self.observe = observe
+        self.under_way: set[str] = set()
+        self._tasks: set[asyncio.Task[Played]] = set()
+        self._by_digest = {machine.digest: machine for machine in machines.values()}
+
+    async def open(self) -> None:
+        """Open the store and keep the definitions that are served."""
+        await self.store.open()
+        for machine in self.machines.values():
+            await self.store.keep(machine.digest, machine.files)
+
+    async def close(self) -> None:
+        """Finish the turns under way, then let go of the narrator and the store."""
+        await drain(self)
+        await self.narrator.close()
+        await self.store.close()
+
+    async def machine_of(self, session: Session) -> Machine:
+        """The very definition that a session began with, from memory or the store.
+
+        Raises MachineChanged where it is nowhere.
+        """
+        known = self._by_digest.get(session.digest)
+        if known is not None:
+            return known
+        files = await self.store.kept(session.digest)
+        if files is None:
+            raise MachineChanged(
+                f"the definition of machine '{session.machine}' that this session began with is not in the store",
+                "Start a new session.",
+                machine=session.machine,
+                digest=session.digest,
+                reasons=["definition_missing"],
+            )
+        self._by_digest[session.digest] = await asyncio.to_thread(loader.load, files)
+        return self._by_digest[session.digest]
+
+    @contextmanager
+    def turnstile(self, session_id: str) -> Iterator[bool]:
+        """Hold a session for one turn; False where another turn holds it."""
+        if session_id in self.under_way:
+            yield False
+            return
+        self.under_way.add(session_id)
+        try:
+            yield True
+        finally:
+            self.under_way.discard(session_id)
+
+
+async def play(runtime: Runtime, invoke: Invoke, role: Role = "operator") -> Played:
+    """Take a turn to its end, even where the client goes away. Raises Refusal; nothing changed then."""
+    task = asyncio.create_task(take_turn(runtime, invoke, role))
+    runtime._tasks.add(task)  # noqa: SLF001 - the flow's own bookkeeping
+    task.add_done_callback(runtime._tasks.discard)  # noqa: SLF001
+    return await asyncio.shield(task)
+
+
+async def drain(runtime: Runtime) -> None:
+    """Wait for every turn under way; what they raise went to their own callers."""
+    while runtime._tasks:  # noqa: SLF001
+        await asyncio.gather(*runtime._tasks, return_exceptions=True)  # noqa: SLF001
+
+
+async def take_turn(runtime: Runtime, invoke: Invoke, role: Role = "operator") -> Played:
+    """Play one event: the whole of what Edgewise does, in the order in which it does it."""
+    session_id = invoke.session_id or runtime.new_id()
+    with runtime.turnstile(session_id) as is_free:
+        opened = await open_session(runtime, invoke, session_id, is_free=is_free)
+        if opened.is_resumed and opened.head is not None:
+            return Played(opened.head)
+        with spoken_in(opened):
+            asked = request.read(opened, invoke, role)
+            compiled, rolled, scope = choose_edge(opened, asked, role)
+            settled = settle(opened.machine, opened.session, compiled, asked.event, asked.choice, scope, rolled)
+            settled = timed(settled, opened)
+            task = brief(opened, settled, asked)
+            narration, narrate_s = await clocked(narrate(runtime, task))
+            session, routed, warnings = conclude(opened, settled, asked, task, narration)
+            entry = record(opened, settled, asked, task, narration, session, routed, warnings)
+            _, store_s = await clocked(runtime.store.append(entry))
+    played = Played(entry, narrate_s, store_s)
+    runtime.observe(played)
+    return played
+
+
+async def open_session(runtime: Runtime, invoke: Invoke, session_id: str, *, is_free: bool) -> Opened:
+    """Load the session, or begin one; the refusals are in the order that the contract gives."""
+    now_ms = runtime.clock_ms()
+    head = await runtime.store.head(session_id)
+    if head is None:
+        machine = request.machine_for_new(runtime.machines, runtime.default_machine, invoke)
+        request.refuse_unbegun(machine, invoke)
+        if not is_free:
+            raise _in_progress(session_id)
+        return request.begin(machine, invoke, session_id, runtime.new_id, now_ms)
+    machine = await runtime.machine_of(head.after)
+    if request.is_first_event(machine, head.after, invoke):
+        served = request.machine_for_new(runtime.machines, runtime.default_machine, invoke)
+        if invoke.on_exists == "restart" and not is_free:
+            raise _in_progress(session_id)
+        return request.begin_again(served, machine, invoke, head, runtime.new_id, now_ms)
+    with spoken_in_language(head.after.constraints.language):
+        if head.after.ended:
+            raise _ended(machine, head)
+        if not is_free:
+            raise _in_progress(session_id)
+        return request.go_on(machine, invoke, head, now_ms)
+
+
+def _ended(machine: Machine, head: Entry) -> SessionEnded:
+    ending = view.ending_of(machine, head.after)
+    return SessionEnded(
+        f"the session has ended in state '{head.after.state}' at turn {head.turn}",
+        "Start a new session, or send the initial event with session.on_exists: restart.",
+        ending=ending,
+        turn=head.turn,
+    )
+
+
+def _in_progress(session_id: str) -> TurnInProgress:
+    return TurnInProgress(
+        f"another turn of session '{session_id}' is under way",
+        "Wait for its answer, then read the session and choose again.",
+        same_key=False,
+        retry_after_seconds=1,
+    )
+
+
+def choose_edge(opened: Opened, asked: Asked, role: Role) -> tuple[CompiledEdge, tuple[Rolled, ...], dict[str, Any]]:
+    """Roll, then find the edge that the event takes. Raises EventNotAllowed, GuardRefused, MachineFault."""
+    machine, session = opened.machine, opened.session
+    rolled = roll_dice(machine, session, asked.event, asked.choice.key)
+    scope = turn_scope(machine, session, asked.event, asked.choice, asked.payload, rolled)
+    if not session.state:
+        return machine.initial, rolled, scope
+    known = known_values(scope, session.used, asked.choice.key)
+    request.refuse_shut(machine, session, asked)
+    compiled, considered = machine.choose(session.state, asked.event, known)
+    if compiled is None:
+        raise request.guard_refused(machine, session, asked, considered, role)
+    return compiled, rolled, scope
+
+
+def timed(settled: Settled, opened: Opened) -> Settled:
+    """Let the time that this request brought count, now that the edge was judged without it."""
+    session = replace(settled.session, elapsed_ms=opened.elapsed_ms, constraints=opened.constraints)
+    return replace(settled, session=session)
+
+
+def brief(opened: Opened, settled: Settled, asked: Asked) -> Task:
+    """Put together what the narrator is told."""
+    machine, session = opened.machine, settled.session
+    language = session.constraints.language
+    prompt = machine.prompt_for(settled.compiled.edge, language)
+    bounds = bounds_of(machine.definition, session.constraints)
+    preview = route(machine, arrived(session)).offer
+    inputs = view.inputs_of(machine, settled, asked.text, preview, bounds)
+    return Task(
+        machine=machine,
+        session=session,
+        edge=settled.compiled.edge,
+        outcome=settled.outcome,
+        prompt=prompt,
+        inputs=inputs,
+        scope=_story_scope(settled, inputs, asked),
+        offer=preview,
+        bounds=bounds,
+        messages=render(prompt, inputs),
+        schema=answer_schema(prompt, asked_ai_state(machine.definition), preview, bounds),
+    )
+
+
+def _story_scope(settled: Settled, inputs: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+    """What a fragment's `when` may read: the turn's scope, secrets too, as the session now stands."""
+    outcome = settled.outcome
+    return {
+        **settled.values,
+        "time.elapsed_seconds": inputs["time"]["elapsed_seconds"],
+        "time.remaining_seconds": inputs["time"]["remaining_seconds"],
+        "state": outcome.target,
+        "from_state": outcome.source,
+        "text": asked.text,
+        "option.text": asked.choice.text,
+    }
+
+
+async def clocked(work: Awaitable[Any]) -> tuple[Any, float]:
+    """What the work gives, and the seconds that it took."""
+    start = time.perf_counter()
+    return await work, time.perf_counter() - start
+
+
+async def narrate(runtime: Runtime, task: Task) -> Narration:
+    """Have the turn told, within the turn's deadline.
+
+    Where the machine says `on_failure: offline` a narrator that fails gives way to the offline one;
+    else its WorldError goes to the client and nothing has changed.
+    """
+    state = task.machine.definition.states[task.outcome.target]
+    if state.narrate == "written":
+        return runtime.written.tell(task)
+    try:
+        async with asyncio.timeout(runtime.turn_deadline_s):
+            return await runtime.narrator.narrate(task)
+    except (WorldError, TimeoutError) as error:
+        if task.machine.definition.on_failure == "offline":
+            return replace(runtime.written.tell(task), rungs=("offline",), fallback=("*",))
+        if isinstance(error, WorldError):
+            raise
+        raise NarratorUnavailable(
+            f"the narrator gave no answer within {runtime.turn_deadline_s:g} s", "Send the same again.", rungs=[]
+        ) from error
+
+
+def conclude(
+    opened: Opened, settled: Settled, asked: Asked, task: Task, narration: Narration
+) -> tuple[Session, Route, tuple[str, ...]]:
+    """Learn from the narration, count the step, and compute where the session may go from here."""
+    machine = opened.machine
+    context, learning = learn(machine, settled, narration.learned, task.scope)
+    told = {**narration.learned, **narration.ai_state}
+    session = arrived(replace(settled.session, context=context, said={**settled.session.said, **narration.said}))
+    routed = route(machine, session)
+    shown = ai_state_of(machine, session, told, view.first_words(machine, session, narration.ai_state))
+    session = replace(
+        session,
+        turn=opened.next_turn,
+        answered_at_ms=opened.now_ms,
+        ended=machine.definition.states[session.state].is_final,
+        ai_state=shown,
+        offer=_worded(routed.offer, narration, task),
+        routing=routed.routing,
+        recent=_recent(session, asked.choice, view.scene_of(narration, task.prompt.fields)),
+        key_choices=_remembered(session, opened.next_turn, settled),
+    )
+    return session, routed, (*opened.warnings, *asked.warnings, *narration.warnings, *learning, *routed.warnings)
+
+
+def _worded(offer: tuple[Offer, ...], narration: Narration, task: Task) -> tuple[Offer, ...]:
+    """The offer in the narrator's words; an option that it never saw keeps its authored ones."""
+    bounds = task.bounds
+    return tuple(
+        replace(each, text=narration.options.get(each.kind or each.key) or _fitting(each.text, bounds))
+        for each in offer
+    )
+
+
+def _fitting(text: str, bounds: Any) -> str:
+    return fit(text, bounds.max_chars_option, bounds.forbidden_terms)[0]
+
+
+def _recent(session: Session, choice: Choice, scene: str) -> tuple[Told, ...]:
+    return (*session.recent, Told(choice.text, scene))[-RECENT_TURNS:]
+
+
+def _remembered(session: Session, turn: int, settled: Settled) -> tuple[KeyChoice, ...]:
+    choice = settled.outcome.choice
+    if not choice.text or choice.key == "continue":
+        return session.key_choices
+    kept = (*session.key_choices, KeyChoice(turn, choice.text, len(settled.outcome.changes)))
+    if len(kept) <= KEPT_CHOICES:
+        return kept
+    lightest = min(kept, key=lambda each: (each.weight, each.turn))
+    return tuple(each for each in kept if each is not lightest)
+
+
+def record(
+    opened: Opened, settled: Settled, asked: Asked, task: Task, narration: Narration, session: Session, routed: Route,
+    warnings: tuple[str, ...],
+) -> Entry:  # fmt: skip
+    """The journal's entry for the turn, with the answer as it will be sent."""
+    data = view.answer_of(opened.machine, session, settled.outcome, narration, routed, asked.sent_as, warnings)
+    told = {"output": narration.output, "ai_state": narration.ai_state, "options": narration.options}
+    head = opened.head
+    entry = Entry(
+        session_id=session.session_id,
+        seq=head.seq + 1 if head else 1,
+        turn=session.turn,
+        parent=opened.session.turn or None,
+        at_ms=opened.now_ms,
+        digest=opened.machine.digest,
+        request=asked.request,
+        outcome=settled.outcome,
+        prompt_hash=prompt_hash(task.messages),
+        narration={**told, "learned": narration.learned},
+        narrator=narration.narrator,
+        model=narration.model,
+        usage=narration.usage,
+        after=session,
+        answer=msgspec.Raw(msgspec.json.encode(data)),
+        prev_hash=head.hash if head else "",
+    )
+    return replace(entry, hash=hash_of(entry))
+
+
+def prompt_hash(messages: tuple[Message, ...]) -> str:
+    """The SHA-256 of rendered messages, in hex: equal when a replay sees the same prompt."""
+    return hashlib.sha256(canonical(messages)).hexdigest()
+
+
+@contextmanager
+def spoken_in(opened: Opened) -> Iterator[None]:
+    """Give every refusal the session's language, and a machine's fault the machine's name."""
+    with spoken_in_language(opened.constraints.language):
+        try:
+            yield
+        except Refusal as refusal:
+            if refusal.code == "machine_fault":
+                refusal.facts.setdefault("machine", opened.machine.name)
+            raise
+
+
+@contextmanager
+def spoken_in_language(language: str) -> Iterator[None]:
+    """Give every refusal a language for the player's sentence."""
+    try:
+        yield
+    except Refusal as refusal:
+        refusal.language = language
+        raise

@@ -1,0 +1,241 @@
+"""What leaves the engine: what a prompt sees, what a player is answered, what may be read back.
+
+Secrets stop here: no variable marked `secret` and no secret die passes any function below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from runtime.advance import Route, Settled, remaining_seconds
+from runtime.model import UNLIMITED, said_in
+from runtime.session import KEY_CHOICES, Change, Entry, KeyChoice, Offer, Outcome, Session
+
+if TYPE_CHECKING:
+    from runtime.constraints import Bounds
+    from runtime.machine import Machine
+    from runtime.narrators import Narration
+
+ANSWER_KEYS = frozenset("ai_state ending key_choices status outcome options inputs routing meta".split())
+"""What the engine puts under `payload`: no output of a prompt may be called so."""
+
+
+def open_changes(machine: Machine, changes: Iterable[Change], *, shown_only: bool = False) -> list[Change]:
+    """The changes without those of secret variables, or only those of shown ones."""
+    context = machine.definition.context
+    return [
+        change
+        for change in changes
+        if not context[change.name].secret and (context[change.name].show or not shown_only)
+    ]
+
+
+def open_context(machine: Machine, session: Session) -> dict[str, Any]:
+    """The context without secrets."""
+    context = machine.definition.context
+    return {name: value for name, value in session.context.items() if not context[name].secret}
+
+
+def inputs_of(
+    machine: Machine, settled: Settled, text: str, offer: tuple[Offer, ...], bounds: Bounds
+) -> dict[str, Any]:
+    """Everything that a prompt may declare as an input, as plain values."""
+    session, edge, outcome = settled.session, settled.compiled.edge, settled.outcome
+    definition = machine.definition
+    return {
+        **open_context(machine, session),
+        "slots": {name: value or "" for name, value in session.slots.items()},
+        "time": {
+            "elapsed_seconds": session.elapsed_ms // 1000,
+            "remaining_seconds": remaining_seconds(session.limit_ms, session.elapsed_ms),
+        },
+        "step": session.step,
+        "session": {
+            "player_count": session.player_count,
+            "difficulty": session.difficulty,
+            "language": session.constraints.language,
+        },
+        "language": session.constraints.language,
+        "limits": {
+            "scene_chars": bounds.max_chars_scene,
+            "option_chars": bounds.max_chars_option,
+            "turns": definition.limits.turns or UNLIMITED,
+            "seconds": definition.limits.seconds or UNLIMITED,
+        },
+        "constraints": {
+            "forbidden_terms": list(bounds.forbidden_terms),
+            "content_rating": bounds.content_rating or "",
+        },
+        "title": said_in(definition.title, session.constraints.language, definition.language),
+        "state": outcome.target,
+        "from_state": outcome.source,
+        "tell": said_in(edge.tell, session.constraints.language, definition.language),
+        "option": {"key": outcome.choice.key, "kind": outcome.choice.kind, "text": outcome.choice.text},
+        "text": text,
+        "changes": {
+            change.name: [change.before, change.after] for change in open_changes(machine, outcome.changes)
+        },
+        "dice": {die.name: die.value for die in outcome.dice if not die.secret},
+        "offer": [_offered_input(each) for each in offer],
+        "recent": [{"choice": told.choice, "scene": told.scene} for told in session.recent],
+        "memory": str(session.ai_state.get("memory_summary", "")),
+        "ending": ending_of(machine, session) or {"id": "", "title": "", "good": None},
+    }  # fmt: skip
+
+
+def _offered_input(offer: Offer) -> dict[str, str]:
+    named = {"kind": offer.kind} if offer.kind else {"key": offer.key}
+    return {**named, "text": offer.text}
+
+
+def ending_of(machine: Machine, session: Session) -> dict[str, Any] | None:
+    """{id, title, good} in a final state, None elsewhere."""
+    state = machine.definition.states.get(session.state)
+    if state is None or not state.is_final:
+        return None
+    title = state.ending.title if state.ending else state.label or session.state
+    return {
+        "id": session.state,
+        "title": said_in(title, session.constraints.language, machine.definition.language),
+        "good": state.ending.good if state.ending else None,
+    }
+
+
+def status_of(machine: Machine, session: Session) -> dict[str, Any]:
+    """The shown variables: {hp: {value, min, max, label}}."""
+    language = session.constraints.language
+    return {
+        name: {
+            "value": session.context[name],
+            "min": variable.min,
+            "max": variable.max,
+            "label": said_in(variable.label, language, machine.definition.language) or name,
+        }
+        for name, variable in machine.definition.context.items()
+        if variable.show and not variable.secret
+    }
+
+
+def session_of(machine: Machine, session: Session) -> dict[str, Any]:
+    """The `session` part of every answer."""
+    return {
+        "session_id": session.session_id,
+        "machine": machine.name,
+        "version": session.version,
+        "state": session.state,
+        "turn": session.turn,
+        "step": session.step,
+        "ended": session.ended,
+        "time": {
+            "elapsed_active_seconds": session.elapsed_ms // 1000,
+            "remaining_seconds": remaining_seconds(session.limit_ms, session.elapsed_ms),
+        },
+    }
+
+
+def outcome_of(machine: Machine, outcome: Outcome) -> dict[str, Any]:
+    """The machine's own word on a turn: shown variables and open dice only."""
+    return {
+        "edge": outcome.edge,
+        "from": outcome.source or None,
+        "to": outcome.target,
+        "dice": [
+            {"name": die.name, "spec": die.spec, "value": die.value} for die in outcome.dice if not die.secret
+        ],
+        "changes": msgspec.to_builtins(open_changes(machine, outcome.changes, shown_only=True)),
+    }
+
+
+def options_of(offer: Iterable[Offer]) -> list[dict[str, Any]]:
+    """The options as a client sees them; ids 1…n in the order offered."""
+    return [msgspec.to_builtins(each) for each in offer]
+
+
+def key_choices_of(choices: tuple[KeyChoice, ...]) -> list[dict[str, Any]]:
+    """The choices that weighed most, in the order played."""
+    heaviest = sorted(choices, key=lambda choice: (-choice.weight, choice.turn))[:KEY_CHOICES]
+    return [{"turn": choice.turn, "text": choice.text} for choice in sorted(heaviest, key=lambda choice: choice.turn)]
+
+
+def answer_of(
+    machine: Machine, session: Session, outcome: Outcome, narration: Narration, routed: Route, event: str,
+    warnings: Iterable[str],
+) -> dict[str, Any]:  # fmt: skip
+    """The answer's `data`, as CONTRACT has it. `event` is spelled as the client sent it."""
+    ended = {"ending": ending_of(machine, session), "key_choices": key_choices_of(session.key_choices)}
+    payload = {
+        "ai_state": session.ai_state,
+        **narration.output,
+        **(ended if session.ended else {}),
+        "status": status_of(machine, session),
+        "outcome": outcome_of(machine, outcome),
+        "options": options_of(session.offer),
+        "inputs": msgspec.to_builtins(routed.inputs),
+        "routing": msgspec.to_builtins(session.routing),
+        "meta": {
+            "trace_id": trace_id(session, event),
+            "narrator": narration.narrator,
+            "model": narration.model,
+            "ai_generated": narration.ai_generated,
+            "attempts": narration.attempts,
+            "rungs": list(narration.rungs),
+            "fallback": list(narration.fallback),
+            "usage": msgspec.to_builtins(narration.usage),
+            "warnings": list(warnings),
+        },
+    }
+    return {"event": {"type": event}, "session": session_of(machine, session), "payload": payload}
+
+
+def trace_id(session: Session, event: str) -> str:
+    """`{event}_{run_seed}_{yyyymmdd}_{turn:03d}`: a label for old clients, not an identity."""
+    day = datetime.fromtimestamp(session.answered_at_ms / 1000, UTC).strftime("%Y%m%d")
+    return f"{event.lower()}_{session.run_seed}_{day}_{session.turn:03d}"
+
+
+def first_words(machine: Machine, session: Session, told: Mapping[str, str]) -> dict[str, str]:
+    """What the seed's five names of `ai_state` read before any narration brought them."""
+    definition = machine.definition
+    return {
+        "title": said_in(definition.title, session.constraints.language, definition.language),
+        "tone": session.slots.get("tone_bias") or "",
+        "world_seed": f"{session.run_seed}_{machine.name}",
+        "memory_summary": told.get("memory_summary", ""),
+    }
+
+
+def scene_of(narration: Narration, fields: Mapping[str, str]) -> str:
+    """The turn's scene, for later prompts: the first output of kind scene, else its first text."""
+    paths = [path for path, kind in fields.items() if kind == "scene"] or list(fields)
+    texts = (_at(narration.output, path) for path in paths)
+    return next((text for text in texts if isinstance(text, str)), "")
+
+
+def _at(output: Mapping[str, Any], path: str) -> Any:
+    value: Any = output
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def history_of(machine: Machine, entry: Entry) -> dict[str, Any]:
+    """One turn of a session's history, with its lineage."""
+    return {
+        "turn": entry.turn,
+        "parent": entry.parent,
+        "kind": entry.kind,
+        "at": datetime.fromtimestamp(entry.at_ms / 1000, UTC).isoformat(timespec="milliseconds"),
+        "event": {"type": entry.outcome.event},
+        "choice": entry.outcome.choice.text,
+        "session": session_of(machine, entry.after),
+        "outcome": outcome_of(machine, entry.outcome),
+        "narration": entry.narration["output"],
+        "options": options_of(entry.after.offer),
+        "routing": msgspec.to_builtins(entry.after.routing),
+        "narrator": entry.narrator,
+        "model": entry.model,
+    }
