@@ -1,0 +1,359 @@
+"""The default narrator: no model, no key, no network, and the same words for the same turn.
+
+A text is looked for in this order, for each output of the prompt:
+1. the designer's fragments, as `fragments.draws` orders them, told whole;
+2. the same, without the sentences that the session's constraints exclude;
+3. for a required output, what `plain` makes of titles, labels, `tell` and changes;
+4. the first of these, cut to length and with forbidden terms masked.
+A `result` is the edge's `tell` before it is a fragment that fits anywhere, since that says nothing
+of what happened; a scene begins with the `tell` where no `result` is told. In a story (a prompt
+with a scene) what was heard within ten turns gives way to what was not.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from runtime.constraints import cut, find_term, fit, mask
+from runtime.fragments import Draw, draws
+from runtime.machine import asked_ai_state
+from runtime.model import CONTINUE, said_in
+from runtime.narrators import Narration, Task, plain
+from runtime.narrators.sample import smallest
+from runtime.narrators.telling import Draft, Telling
+from runtime.prompt import PromptError, say
+from runtime.session import Offer
+
+TEXT_KINDS = frozenset({"scene", "text", "str", "option"})
+MEMORY = "memory_summary"
+MEMORY_MAX_CHARS = {"zh": 120}
+MEMORY_MAX_CHARS_ELSEWHERE = 300
+"""The longest memory summary that is made without fragments, in code points."""
+_NOTHING: dict[str, Any] = {"int": 0, "float": 0.0, "bool": False}
+_SENTENCE = re.compile(r".+?(?:[。！？…!?]+[”’」』）)]*|\.+[\"”’)]*(?=\s|$)|$)\s*", re.DOTALL)
+_PAIRS = (("“", "”"), ("「", "」"), ("（", "）"), ("(", ")"), ("《", "》"))
+
+
+class Offline:
+    """Tells every turn from fragments and from the machine's own words; never fails, never waits."""
+
+    name = "offline"
+
+    async def narrate(self, task: Task) -> Narration:
+        """Tell the task."""
+        return tell(task)
+
+    def tell(self, task: Task) -> Narration:
+        """Tell the task, at once."""
+        return tell(task)
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def tell(task: Task) -> Narration:
+    """The task's narration: a pure function of the task."""
+    telling = Telling(task)
+    output = _outputs(telling)
+    ai_state = _ai_state(telling)
+    options = _options(telling)
+    return Narration(
+        narrator=Offline.name,
+        output=output,
+        ai_state=ai_state,
+        options=options,
+        said=telling.heard,
+        warnings=tuple(telling.warnings),
+    )
+
+
+def _outputs(telling: Telling) -> dict[str, Any]:
+    prompt = telling.task.prompt
+    output: dict[str, Any] = {}
+    for path, kind in prompt.fields.items():
+        value = _value(telling, path, kind)
+        if value is not None:
+            _put(output, path, value)
+    return output
+
+
+def _put(output: dict[str, Any], path: str, value: Any) -> None:
+    *parents, leaf = path.split(".")
+    for name in parents:
+        output = output.setdefault(name, {})
+    output[leaf] = value
+
+
+def _value(telling: Telling, path: str, kind: str) -> Any:
+    """One output's value, None where it is optional and nothing fits."""
+    prompt = telling.task.prompt
+    schema = _schema_at(prompt.outputs, path)
+    is_required = path in prompt.required
+    if kind in TEXT_KINDS and not ("enum" in schema or "const" in schema):
+        return _text(telling, path, kind, schema, is_required=is_required)
+    return _datum(telling, path, kind, schema) if is_required else None
+
+
+def _schema_at(outputs: Mapping[str, Any], path: str) -> Mapping[str, Any]:
+    schema: Any = outputs
+    for name in path.split("."):
+        schema = schema.get("properties", {}).get(name, {})
+    return schema if isinstance(schema, Mapping) else {}
+
+
+def _datum(telling: Telling, path: str, kind: str, schema: Mapping[str, Any]) -> Any:
+    """A value that is no text: what the variable of that name holds now, else the smallest."""
+    current = _variable(telling, path)
+    if "enum" in schema and current in schema["enum"]:
+        return current
+    if kind in _NOTHING and type(current) is type(_NOTHING[kind]) and _within(current, schema):
+        return current
+    return smallest(schema, telling.task.prompt.outputs) if schema else _NOTHING.get(kind, {})
+
+
+def _variable(telling: Telling, path: str) -> Any:
+    """The value of the open variable that is called like an output, None where there is none."""
+    name = path.rpartition(".")[2]
+    variable = telling.task.machine.definition.context.get(name)
+    return telling.task.session.context.get(name) if variable and not variable.secret else None
+
+
+def _within(value: float, schema: Mapping[str, Any]) -> bool:
+    return schema.get("minimum", value) <= value <= schema.get("maximum", value)
+
+
+def _text(telling: Telling, path: str, kind: str, schema: Mapping[str, Any], *, is_required: bool) -> str | None:
+    current = _variable(telling, path) if kind == "str" else None
+    limit = _limit(telling, kind, schema)
+    if isinstance(current, str) and telling.passes(current, limit):
+        return current
+    written = _written(telling, path)
+    tried: list[Draft] = []
+    found = _first(telling, _kept(written, tried), limit)
+    found = found or _first(telling, _trimmed(telling, tried, limit), limit)
+    if found is None and not is_required:
+        return None
+    found = found or _plain(telling, plain.drafts_for(telling, path, kind), tried, limit)
+    return _lengthened(telling, telling.take(found), schema.get("minLength", 0), limit)
+
+
+def _limit(telling: Telling, kind: str, schema: Mapping[str, Any]) -> int:
+    bounds = telling.task.bounds
+    limits = {"scene": bounds.max_chars_scene, "option": bounds.max_chars_option}
+    return min(limits.get(kind, bounds.max_chars_text), schema.get("maxLength", bounds.max_chars_text + limits.get(kind, 0)))
+
+
+def _first(telling: Telling, drafts: Iterable[Draft], limit: int) -> Draft | None:
+    return next((draft for draft in drafts if telling.passes(draft.text, limit)), None)
+
+
+def _kept(drafts: Iterable[Draft], tried: list[Draft]) -> Iterator[Draft]:
+    """The drafts, each noted as it is tried."""
+    for draft in drafts:
+        tried.append(draft)
+        yield draft
+
+
+def _plain(telling: Telling, drafts: Iterable[Draft], tried: list[Draft], limit: int) -> Draft:
+    """A text for a required output: whole, else trimmed, else forced to fit."""
+    made = [draft for draft in drafts if draft.text]
+    found = _first(telling, made, limit) or _first(telling, _trimmed(telling, made, limit), limit)
+    return found or _forced(telling, [*tried, *made], limit)
+
+
+def _forced(telling: Telling, drafts: list[Draft], limit: int) -> Draft:
+    """The first draft that passes once it is cut and masked; the last one masked altogether."""
+    terms = telling.task.bounds.forbidden_terms
+    fitted = [Draft(fit(draft.text, limit, terms)[0], draft.ids) for draft in drafts]
+    return _first(telling, fitted, limit) or _first_without_terms(fitted, terms)
+
+
+def _first_without_terms(drafts: list[Draft], terms: tuple[str, ...]) -> Draft:
+    clean = (draft for draft in drafts if draft.text and find_term(draft.text, terms) is None)
+    return next(clean, Draft(_marks(terms)))
+
+
+def _marks(terms: tuple[str, ...]) -> str:
+    """The least that can be said: a mark that no term forbids."""
+    return next((mark for mark in ("……", "...", "＊", "*", "—", "·") if find_term(mark, terms) is None), "＊")
+
+
+def _trimmed(telling: Telling, drafts: Iterable[Draft], limit: int) -> Iterator[Draft]:
+    """Each draft's whole sentences that the constraints let stand, as many as fit."""
+    for draft in drafts:
+        text = _trim(draft.text, limit, telling.task.bounds.forbidden_terms)
+        if text:
+            yield Draft(text, draft.ids)
+
+
+def _trim(text: str, limit: int, terms: tuple[str, ...]) -> str:
+    kept: list[str] = []
+    length = 0
+    for sentence in _SENTENCE.findall(text):
+        if terms and find_term(sentence, terms) is not None:
+            continue
+        length += len(sentence)
+        if length > limit + len(sentence) - len(sentence.rstrip()):
+            break
+        kept.append(sentence)
+    while kept and not _is_balanced("".join(kept)):
+        kept.pop()
+    return "".join(kept).strip()
+
+
+def _is_balanced(text: str) -> bool:
+    return all(text.count(left) == text.count(right) for left, right in _PAIRS)
+
+
+def _lengthened(telling: Telling, text: str, at_least: int, limit: int) -> str:
+    """The text with quiet sentences after it until an output's own minLength is reached."""
+    while 0 < len(text) < at_least:
+        longer = telling.voice.join((text, telling.take(telling.pick("quiet"))))
+        if not telling.passes(longer, limit):
+            break
+        text = longer
+    return text
+
+
+def _written(telling: Telling, path: str) -> Iterator[Draft]:
+    """The drafts that the designer wrote for an output, best first."""
+    found = _rendered(telling, path)
+    if path.partition(".")[0] == "result":
+        return _result(telling, path)
+    if _begins_with_tell(telling, path):
+        told = plain.tell(telling)
+        return (telling.joined((told, draft)) for draft in found)
+    return found
+
+
+def _begins_with_tell(telling: Telling, path: str) -> bool:
+    is_scene = telling.task.prompt.fields.get(path) == "scene"
+    return is_scene and not telling.is_written and not telling.outputs("result")
+
+
+def _draws(telling: Telling, path: str) -> Iterator[Draw]:
+    if telling.fragments is None:
+        return iter(())
+    drawn = draws(telling.fragments, path, telling.place, fresh_first=telling.is_story)
+    if telling.is_story and path not in telling.task.prompt.required:
+        return (each for each in drawn if telling.is_fresh(each.id))
+    return drawn
+
+
+def _rendered(telling: Telling, path: str) -> Iterator[Draft]:
+    return (draft for draw in _draws(telling, path) if (draft := _spoken(telling, draw)) is not None)
+
+
+def _spoken(telling: Telling, draw: Draw) -> Draft | None:
+    """The text of a draw; None where it can't be rendered with what this turn knows."""
+    try:
+        text = say(draw.say, telling.inputs).strip()
+    except PromptError:
+        return None
+    return Draft(text, (draw.id,)) if text else None
+
+
+def _result(telling: Telling, path: str) -> Iterator[Draft]:
+    """Fragments for this edge or state, then the tell, then fragments for anywhere."""
+    told = False
+    for drawn in _draws(telling, path):
+        is_last_resort = drawn.is_general or (telling.is_story and not telling.is_fresh(drawn.id))
+        if is_last_resort and not told:
+            told = True
+            yield from _told(telling)
+        draft = _spoken(telling, drawn)
+        if draft is not None:
+            yield draft
+    if not told:
+        yield from _told(telling)
+
+
+def _told(telling: Telling) -> Iterator[Draft]:
+    draft = plain.tell(telling)
+    if draft.text:
+        yield draft
+
+
+def _ai_state(telling: Telling) -> dict[str, str]:
+    """What fragments say of `ai_state`, and always the memory summary where the machine reads one."""
+    limit = telling.task.bounds.max_chars_text
+    told: dict[str, str] = {}
+    for name in asked_ai_state(telling.task.machine.definition):
+        found = _first(telling, _rendered_state(telling, name), limit)
+        if found is not None:
+            told[name] = telling.take(found)
+        elif name == MEMORY:
+            told[name] = telling.take(_plain(telling, plain.memory_summary(telling), [], _memory_limit(telling)))
+    return told
+
+
+def _rendered_state(telling: Telling, name: str) -> Iterator[Draft]:
+    if telling.fragments is None:
+        return iter(())
+    drawn = draws(telling.fragments, f"ai_state.{name}", telling.place, fresh_first=False)
+    return (draft for draw in drawn if (draft := _spoken(telling, draw)) is not None)
+
+
+def _memory_limit(telling: Telling) -> int:
+    longest = MEMORY_MAX_CHARS.get(telling.voice.language, MEMORY_MAX_CHARS_ELSEWHERE)
+    return min(longest, telling.task.bounds.max_chars_text)
+
+
+def _options(telling: Telling) -> dict[str, str]:
+    """Each option's words within the constraints, no two alike."""
+    words: dict[str, str] = {}
+    taken: set[str] = set()
+    for offer in telling.task.offer:
+        text = _option(telling, offer, taken)
+        taken.add(_folded(text))
+        words[offer.kind or offer.key] = text
+    return words
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold().strip()
+
+
+def _option(telling: Telling, offer: Offer, taken: set[str]) -> str:
+    bounds = telling.task.bounds
+    for text in _option_texts(telling, offer):
+        is_clean = find_term(text, bounds.forbidden_terms) is None
+        if 0 < len(text) <= bounds.max_chars_option and is_clean and _folded(text) not in taken:
+            return text
+    text = _squeezed(telling, offer, taken)
+    telling.warnings.append(f"option {offer.id}: its text breaks the session's constraints; '{text}' stands for it")
+    return text
+
+
+def _option_texts(telling: Telling, offer: Offer) -> Iterator[str]:
+    """An option's own texts: as offered, and the short one; *Continue* in the language."""
+    if offer.key == CONTINUE:
+        yield telling.voice.phrase("continue")
+    yield offer.text
+    for option in telling.state.authored:
+        if option.key == offer.key and option.short is not None:
+            yield said_in(option.short, telling.language, telling.task.machine.definition.language)
+
+
+def _squeezed(telling: Telling, offer: Offer, taken: set[str]) -> str:
+    """A text made to fit: cut or masked, else its number, else marks, as many as its number."""
+    bounds = telling.task.bounds
+    limit, terms = bounds.max_chars_option, bounds.forbidden_terms
+    texts = list(_option_texts(telling, offer))
+    masked = (text for text in (mask(text, terms) for text in texts) if len(text) <= limit)
+    fitted = (fit(text, limit, terms)[0] for text in texts)
+    for text in (*masked, *fitted, *_numbers(offer.id, limit)):
+        if 0 < len(text) <= limit and find_term(text, terms) is None and _folded(text) not in taken:
+            return text
+    return cut(_marks(terms), limit)
+
+
+def _numbers(number: int, limit: int) -> Iterator[str]:
+    yield str(number)
+    yield "一二三四五六七八九"[number - 1 : number]
+    yield "ABCDEFGHI"[number - 1 : number]
+    for mark in "＊*—·．.…~～":
+        yield mark * min(number, limit)
