@@ -1,21 +1,51 @@
 """What a text must keep to: lengths, forbidden terms, the language, and the options as offered.
 
-Lengths are in code points throughout.
+Lengths are in code points throughout. Cutting and covering have modules of their own (`cutting`,
+`terms`); this one knows what a session asks for, and judges a model's whole answer by it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
+import jsonschema_rs
+import msgspec
 from msgspec import Struct
 
-if TYPE_CHECKING:
-    import jsonschema_rs
+from runtime.cutting import cut
+from runtime.outputs import TEXTS
+from runtime.terms import MARKS, find_term, free_mark, mask
 
+if TYPE_CHECKING:
     from runtime.model import Definition
     from runtime.prompt import Prompt
     from runtime.session import Constraints, Offer
+
+__all__ = [
+    "AI_STATE_CHARS",
+    "STR_CHARS",
+    "Bounds",
+    "Breach",
+    "answer_schema",
+    "bounds_of",
+    "breaches",
+    "cut",
+    "find_term",
+    "fit",
+    "mask",
+    "satisfiable",
+    "speaks",
+    "text_paths",
+    "validator_for",
+]
+
+AI_STATE_CHARS = 300
+"""The longest value of `ai_state`, in code points."""
+STR_CHARS = 200
+"""The longest `str` of an output, in code points."""
 
 
 class Bounds(Struct, frozen=True, kw_only=True):
@@ -28,67 +58,268 @@ class Bounds(Struct, frozen=True, kw_only=True):
     content_rating: str | None = None
     max_chars_text: int = 600
 
+    def max_chars(self, kind: str) -> int:
+        """The longest text of a kind of output."""
+        by_kind = {"scene": self.max_chars_scene, "option": self.max_chars_option, "str": STR_CHARS}
+        return by_kind.get(kind, self.max_chars_text)
+
+
+Rule = Literal["schema", "length", "term", "language", "options"]
+
 
 class Breach(Struct, frozen=True):
-    """One thing wrong in a narrator's answer; `path` as in `text_paths`, '' for the whole."""
+    """One thing wrong in a narrator's answer; `path` as in `text_paths`, '' for the whole.
+
+    `message` is a sentence that a model can act on; it repeats no text of the answer but a term.
+    """
 
     path: str
-    rule: Literal["schema", "length", "term", "language", "options"]
+    rule: Rule
     message: str
 
 
 def bounds_of(definition: Definition, constraints: Constraints) -> Bounds:
     """The machine's limits for the session's language, each replaced by the session's own where it has one."""
-    raise NotImplementedError
-
-
-def find_term(text: str, terms: tuple[str, ...]) -> str | None:
-    """The first of `terms` that stands in the text, as the terms spell it, or None."""
-    raise NotImplementedError
-
-
-def cut(text: str, max_chars: int) -> str:
-    """The text, or as much of it as fits, ending where a sentence or a word does."""
-    raise NotImplementedError
-
-
-def mask(text: str, terms: tuple[str, ...]) -> str:
-    """The text with every forbidden term replaced by marks of the same length."""
-    raise NotImplementedError
+    language = constraints.language
+    return Bounds(
+        language=language,
+        max_chars_scene=constraints.max_chars_scene or definition.max_chars("scene", language),
+        max_chars_option=constraints.max_chars_option or definition.max_chars("option", language),
+        forbidden_terms=tuple(constraints.forbidden_terms),
+        content_rating=constraints.content_rating,
+    )
 
 
 def fit(text: str, max_chars: int, terms: tuple[str, ...]) -> tuple[str, bool]:
-    """The text cut and masked, and whether it had to change."""
-    raise NotImplementedError
+    """The text cut to its length and its terms covered, and whether it had to change."""
+    fitted = mask(cut(text, max_chars), terms)
+    return fitted, fitted != text
+
+
+def satisfiable(bounds: Bounds) -> str | None:
+    """Why no text can be told under these bounds, or None.
+
+    A text can always be told while one of `terms.MARKS` is free to cover what is forbidden.
+    """
+    if free_mark(bounds.forbidden_terms):
+        return None
+    return f"the forbidden terms hold every mark that could cover a term ({' '.join(MARKS)}). Leave one out."
+
+
+# --- the language ---
+
+_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3005\u3007\U00020000-\U0003ffff]+")
+_LATIN = re.compile(r"[A-Za-z\u00c0-\u024f\u1e00-\u1eff]+(?:['\u2019-][A-Za-z\u00c0-\u024f]+)*")
+_LETTERS = re.compile(r"[^\W\d_]+")
+
+_MIN_HAN_SHARE = 0.5
+"""Of Han letters and foreign words together: names in Latin letters may stand in a Chinese text."""
+_FEW_WORDS = 2
+"""So few foreign words alone (a name, a cry) are taken for any language with Han letters."""
+_STRAY_LETTERS = 1
+"""So many foreign letters may stand in a text of a Latin language."""
+_MIN_LATIN_SHARE = 0.5
 
 
 def speaks(text: str, language: str) -> bool:
-    """Whether a text is written in the language's script."""
-    raise NotImplementedError
+    """Whether a text is written in the script of `zh…` or `en…`; True for other languages.
+
+    Digits, punctuation and emoji don't count. Chinese is told by its share of Han letters against
+    foreign words, English by the absence of Han, kana and Hangul and its share of Latin letters.
+    """
+    base = language.partition("-")[0].lower()
+    if base == "zh":
+        return _speaks_chinese(text)
+    return _speaks_english(text) if base == "en" else True
+
+
+def _letters(runs: Iterable[str]) -> int:
+    return sum(map(len, runs))
+
+
+def _speaks_chinese(text: str) -> bool:
+    han = _letters(_HAN.findall(text))
+    words = _LATIN.findall(text)
+    other = _letters(_LETTERS.findall(_HAN.sub(" ", _LATIN.sub(" ", text))))
+    counted = han + len(words) + other
+    if han == 0 and other == 0:
+        return len(words) <= _FEW_WORDS
+    return han >= _MIN_HAN_SHARE * counted
+
+
+def _speaks_english(text: str) -> bool:
+    if text.isascii():
+        return True
+    letters = "".join(_LETTERS.findall(text))
+    far_east = sum(letter >= "\u2e80" and not "\uff21" <= letter <= "\uff5a" for letter in letters)
+    latin = _letters(_LATIN.findall(text))
+    return far_east <= _STRAY_LETTERS and latin >= _MIN_LATIN_SHARE * (len(letters) - far_east)
+
+
+# --- a model's whole answer ---
 
 
 def text_paths(answer: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every text of an answer with its dotted path; list items by index from 0 (`options.0.text`)."""
-    raise NotImplementedError
+    """Every text of an answer with its dotted path; items of lists by index from 0 (`options.0.text`).
+
+    The `key` of an option is a name and no text. The answer may have any shape.
+    """
+    if isinstance(answer, str):
+        yield path, answer
+    elif isinstance(answer, Mapping):
+        for name, value in answer.items():
+            if not (name == "key" and _OPTION.fullmatch(path)):
+                yield from text_paths(value, f"{path}.{name}" if path else str(name))
+    elif isinstance(answer, list | tuple):
+        for index, value in enumerate(answer):
+            yield from text_paths(value, f"{path}.{index}" if path else str(index))
+
+
+_OPTION = re.compile(r"options\.\d+")
+
+
+def key_of(offer: Offer) -> str:
+    """How an answer names an option: an authored one by its key, a free one by its kind."""
+    return offer.key or offer.kind
 
 
 def answer_schema(prompt: Prompt, ai_state: tuple[str, ...], offer: tuple[Offer, ...], bounds: Bounds) -> dict[str, Any]:
-    """The JSON Schema of a model's whole answer: {…outputs, ai_state: {name: str}, options: [{key, text}]}."""
-    raise NotImplementedError
+    """The JSON Schema of a model's whole answer: {…outputs, ai_state: {name: str}, options: [{key, text}]}.
+
+    `ai_state` are the names that the machine takes from `output.*`, each optional; where there are
+    none, or nothing is offered, that part is left out. That each key stands once is for `breaches`.
+    """
+    outputs = _bounded(prompt.outputs, prompt.fields, bounds, "")
+    properties = dict(outputs.get("properties", {}))
+    required = list(outputs.get("required", ()))
+    if ai_state:
+        properties["ai_state"] = _ai_state_schema(ai_state)
+    if offer:
+        properties["options"] = _options_schema(offer, bounds)
+        required.append("options")
+    more = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    return {**outputs, **more}
+
+
+def _bounded(schema: Mapping[str, Any], fields: Mapping[str, str], bounds: Bounds, path: str) -> dict[str, Any]:
+    """A schema with the limits of its kinds written in."""
+    properties = {
+        name: _bounded_part(part, fields, bounds, f"{path}.{name}" if path else name)
+        for name, part in schema.get("properties", {}).items()
+    }
+    return {**schema, "properties": properties}
+
+
+def _bounded_part(part: Any, fields: Mapping[str, str], bounds: Bounds, path: str) -> Any:
+    if path not in fields:
+        return _bounded(part, fields, bounds, path)
+    if not isinstance(part, Mapping) or part.get("type") != "string" or "enum" in part:
+        return part
+    return {**part, "maxLength": _max_chars(part, fields[path], bounds)}
+
+
+def _max_chars(part: Mapping[str, Any], kind: str, bounds: Bounds) -> int:
+    """A schema's own limit counts up to that of a text; without one, its kind's."""
+    own = part.get("maxLength")
+    return min(own, bounds.max_chars_text) if isinstance(own, int) else bounds.max_chars(kind)
+
+
+def _ai_state_schema(names: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": "What the story should remember of itself. Leave out what has not changed.",
+        "properties": {name: {"type": "string", "maxLength": AI_STATE_CHARS} for name in names},
+        "additionalProperties": False,
+    }
+
+
+def _options_schema(offer: tuple[Offer, ...], bounds: Bounds) -> dict[str, Any]:
+    text = {"type": "string", "minLength": 1, "maxLength": bounds.max_chars_option}
+    return {
+        "type": "array",
+        "description": "The choices offered next: each given key once, its text rephrased within its meaning.",
+        "minItems": len(offer),
+        "maxItems": len(offer),
+        "items": {
+            "type": "object",
+            "properties": {"key": {"type": "string", "enum": [key_of(option) for option in offer]}, "text": text},
+            "required": ["key", "text"],
+            "additionalProperties": False,
+        },
+    }
 
 
 def validator_for(schema: Mapping[str, Any]) -> jsonschema_rs.Validator:
-    """The compiled schema, cached by its bytes."""
-    raise NotImplementedError
+    """The compiled schema, kept for the next caller with an equal one."""
+    return _validator(msgspec.json.encode(schema, order="deterministic"))
+
+
+@lru_cache(maxsize=512)
+def _validator(schema: bytes) -> jsonschema_rs.Validator:
+    return jsonschema_rs.validator_for(schema.decode(), mask="the value")
 
 
 def breaches(
     answer: Any, validator: jsonschema_rs.Validator, prompt: Prompt, offer: tuple[Offer, ...], bounds: Bounds
 ) -> list[Breach]:
-    """Everything wrong in a model's answer, all at once; [] where it may be told."""
-    raise NotImplementedError
+    """Everything wrong in a model's answer, all at once, sorted by path; [] where it may be told.
+
+    `validator` is that of `answer_schema`. The answer may have any shape that JSON has.
+    """
+    found = [
+        *_schema_breaches(answer, validator),
+        *_option_breaches(answer, offer),
+        *(breach for path, text in text_paths(answer) for breach in _text_breaches(path, text, prompt, bounds)),
+    ]
+    return sorted(dict.fromkeys(found), key=lambda breach: (breach.path, breach.rule))
 
 
-def satisfiable(bounds: Bounds) -> str | None:
-    """Why no text can be told under these bounds, or None."""
-    raise NotImplementedError
+_SAID_BETTER = frozenset({"enum", "minItems", "maxItems"})
+
+
+def _schema_breaches(answer: Any, validator: jsonschema_rs.Validator) -> Iterator[Breach]:
+    for error in validator.iter_errors(answer):
+        path = ".".join(map(str, error.instance_path))
+        kind = error.kind.name
+        if kind == "maxLength":
+            yield Breach(path, "length", f"longer than {error.kind.limit} characters. Shorten it.")
+        elif not (path.startswith("options") and kind in _SAID_BETTER):
+            yield Breach(path, "schema", error.message)
+
+
+def _option_breaches(answer: Any, offer: tuple[Offer, ...]) -> Iterator[Breach]:
+    told = answer.get("options") if isinstance(answer, Mapping) else None
+    if not isinstance(told, list):
+        return
+    told = [option for option in told if isinstance(option, Mapping)]
+    offered = sorted(map(key_of, offer))
+    if sorted(str(option.get("key")) for option in told) != offered:
+        yield Breach("options", "options", f"the keys must be exactly these, each once: {', '.join(offered)}.")
+    yield from _twins(told)
+
+
+def _twins(told: list[Mapping[str, Any]]) -> Iterator[Breach]:
+    seen: set[str] = set()
+    for index, option in enumerate(told):
+        text = str(option.get("text", "")).strip().casefold()
+        if text in seen:
+            yield Breach(f"options.{index}.text", "options", "the same words as another option. Tell them apart.")
+        seen.add(text)
+
+
+def _text_breaches(path: str, text: str, prompt: Prompt, bounds: Bounds) -> Iterator[Breach]:
+    term = find_term(text, bounds.forbidden_terms)
+    if term is not None:
+        yield Breach(path, "term", f"holds '{term}', which is forbidden. Say it in other words.")
+    kind = _kind(path, prompt)
+    if kind == "json" and len(text) > bounds.max_chars_text:
+        yield Breach(path, "length", f"longer than {bounds.max_chars_text} characters. Shorten it.")
+    if kind in TEXTS and not speaks(text, bounds.language):
+        yield Breach(path, "language", f"must be told in the language '{bounds.language}'.")
+
+
+def _kind(path: str, prompt: Prompt) -> str:
+    """The kind of an answer's text: its field's, `option` for options, `json` inside a schema's value."""
+    if path.startswith("options."):
+        return "option"
+    return prompt.fields.get(path, "str" if path.startswith("ai_state.") else "json")
