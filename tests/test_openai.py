@@ -1,0 +1,696 @@
+"""The narrator that asks a model: what it sends, what it takes, what it tries again, and when it gives up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from fake_llm import (
+    FakeLLM,
+    completion,
+    cuts_off,
+    drips,
+    hangs,
+    hangs_up,
+    keeps_alive,
+    refuses,
+    response,
+    says,
+    sends,
+    zips,
+)
+from msgspec.structs import replace
+from rich.pretty import pretty_repr
+from tasks import BOUNDS, GOOD, OFFER, PLAYER_TEXT, task
+
+from runtime.errors import NarrationInvalid, NarratorUnavailable
+from runtime.narrators.openai import MAX_ANSWER_BYTES, OpenAI, Profile, deepseek
+from runtime.session import Usage
+
+KEY = "sk-this-is-the-secret-key"
+WHOLE_TURN = 3
+"""The most calls of one turn."""
+
+
+@pytest.fixture
+def llm() -> Iterator[FakeLLM]:
+    """A chat API on a real socket."""
+    with FakeLLM() as fake:
+        yield fake
+
+
+class Clock:
+    """Notes how long the narrator would have slept, and doesn't sleep."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+
+@asynccontextmanager
+async def narrator(llm: FakeLLM, clock: Clock | None = None, **profile: Any) -> AsyncIterator[OpenAI]:
+    """The narrator under test: jitter at its most, and no time passing between calls."""
+    made = Profile(base_url=llm.url, model="asked-1", key=KEY, **profile)
+    under_test = OpenAI(made, sleep=(clock or Clock()).sleep, jitter=lambda: 1.0, clock=lambda: 1_700_000_000.0)
+    try:
+        yield under_test
+    finally:
+        await under_test.close()
+
+
+# What it sends.
+
+
+async def test_the_request_carries_the_prompt_then_the_shape_of_the_answer(llm: FakeLLM) -> None:
+    """The prompt's messages come first, unchanged; the last one names every key, every limit, and json."""
+    llm.will(says(GOOD))
+
+    async with narrator(llm) as openai:
+        await openai.narrate(task())
+
+    asked = llm.requests[0]
+    messages = asked.body["messages"]
+    assert asked.path == "/v1/chat/completions"
+    assert [message["role"] for message in messages] == ["system", "user", "system"]
+    assert PLAYER_TEXT in messages[1]["content"]
+    assert asked.headers["authorization"] == f"Bearer {KEY}"
+    assert asked.headers["accept-encoding"] == "identity"
+    for wanted in ("json", '"scene": "<text of at most 80 characters>"', '"key": "flee"', "at most 20", '"tone"'):
+        assert wanted in messages[2]["content"]
+
+
+async def test_the_shape_is_told_in_the_language_of_the_session(llm: FakeLLM) -> None:
+    """A Chinese session is asked in Chinese, so that the model doesn't slip into English."""
+    llm.will(refuses(400))
+
+    async with narrator(llm) as openai:
+        with pytest.raises(NarratorUnavailable):
+            await openai.narrate(task(bounds=replace(BOUNDS, language="zh")))
+
+    told = llm.requests[0].body["messages"][-1]["content"]
+    assert "json" in told
+    assert "至多 80 字" in told
+
+
+@pytest.mark.parametrize(("options", "expected"), [({"max_tokens": 700}, 700), ({}, 1200)])
+async def test_max_tokens_is_always_set(llm: FakeLLM, options: dict[str, Any], expected: int) -> None:
+    """From the prompt where it says, else from the profile."""
+    llm.will(says(GOOD))
+
+    async with narrator(llm) as openai:
+        await openai.narrate(task(options={"temperature": 0.2, **options}))
+
+    assert llm.requests[0].body["max_tokens"] == expected
+    assert llm.requests[0].body["temperature"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [("json_object", "json_object"), ("json_schema", "json_schema"), ("text", None)],
+)
+async def test_the_response_format_is_the_profiles(llm: FakeLLM, asked: Any, expected: str | None) -> None:
+    """`text` sends none; `json_schema` sends the task's schema."""
+    llm.will(says(GOOD))
+    telling = task()
+
+    async with narrator(llm, response_format=asked) as openai:
+        narration = await openai.narrate(telling)
+
+    sent = llm.requests[0].body.get("response_format", {})
+    assert sent.get("type") == expected
+    assert narration.rungs == (asked,)
+    if asked == "json_schema":
+        assert sent["json_schema"]["schema"] == telling.schema
+
+
+async def test_a_local_server_needs_no_key(llm: FakeLLM) -> None:
+    """Without a key no Authorization header is sent."""
+    llm.will(says(GOOD))
+    openai = OpenAI(Profile(base_url=llm.url, model="any"))
+
+    await openai.narrate(task())
+    await openai.close()
+
+    assert "authorization" not in llm.requests[0].headers
+
+
+async def sent_to(profile: Profile) -> Mapping[str, Any]:
+    """The body that would go to the profile's host, caught before the network."""
+    caught: list[bytes] = []
+
+    def catch(request: httpx.Request) -> httpx.Response:
+        caught.append(request.content)
+        return httpx.Response(200, stream=httpx.ByteStream(completion(GOOD)))
+
+    openai = OpenAI(profile, transport=httpx.MockTransport(catch))
+    await openai.narrate(task())
+    await openai.close()
+    return json.loads(caught[0])
+
+
+async def test_thinking_is_switched_off_at_deepseek() -> None:
+    """Its own host gets the switch, since thinking is on there by default."""
+    body = await sent_to(deepseek(KEY))
+
+    assert body["thinking"] == {"type": "disabled"}
+    assert body["model"] == "deepseek-flash"
+
+
+@pytest.mark.parametrize(
+    "base_url", ["http://127.0.0.1:9/v1", "https://api.deepseek.com.example.org", "https://llm.example/"]
+)
+async def test_the_thinking_switch_goes_to_no_other_host(base_url: str) -> None:
+    """Others may refuse a parameter that they don't know."""
+    assert "thinking" not in await sent_to(deepseek(KEY, base_url))
+
+
+# What it takes.
+
+
+async def test_a_good_answer_becomes_a_narration(llm: FakeLLM) -> None:
+    """Outputs, ai_state and options apart; learned has what the model wrote; the usage is the provider's."""
+    usage = {"prompt_tokens": 400, "completion_tokens": 90, "prompt_cache_hit_tokens": 320}
+    llm.will(says(GOOD, usage=usage, model="fake-1"))
+
+    async with narrator(llm) as openai:
+        narration = await openai.narrate(task())
+
+    assert narration.narrator == "openai"
+    assert narration.output == {"scene": GOOD["scene"], "mood": "tense"}
+    assert narration.ai_state == {"tone": "grim"}
+    assert narration.options == {"strike": "Hit it again", "flee": "Run for it"}
+    assert narration.learned == {"scene": GOOD["scene"], "mood": "tense", "tone": "grim"}
+    assert (narration.model, narration.ai_generated, narration.attempts) == ("fake-1", True, 1)
+    assert narration.usage == Usage(400, 90, 320)
+    assert narration.warnings == ()
+
+
+async def test_nested_outputs_stay_nested_in_what_is_learned(llm: FakeLLM) -> None:
+    """`output.opening.scene` is found where the prompt declares it."""
+    opening = {"opening": {"scene": "A lamp burns in the hall.", "mood": "calm"}}
+    llm.will(says({**opening, "options": GOOD["options"]}))
+
+    async with narrator(llm) as openai:
+        narration = await openai.narrate(task(outputs={"opening": {"scene": "scene", "mood": "str"}}))
+
+    assert narration.learned == opening
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        ({"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 7}}, Usage(9, 4, 7)),
+        ({"prompt_tokens": 9, "completion_tokens": 4, "prompt_cache_hit_tokens": 5}, Usage(9, 4, 5)),
+        ({"prompt_tokens": "9", "completion_tokens": -4, "prompt_tokens_details": None}, Usage()),
+        ("none", Usage()),
+        (None, Usage()),
+    ],
+)
+async def test_usage_is_read_in_each_providers_words(llm: FakeLLM, usage: object, expected: Usage) -> None:
+    """Wrong or missing usage counts as 0 and fails nothing."""
+    llm.will(says(GOOD, usage=usage))
+
+    async with narrator(llm) as openai:
+        narration = await openai.narrate(task())
+
+    assert narration.usage == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "```json\n" + json.dumps(GOOD) + "\n```",
+        "Here is the turn:\n" + json.dumps(GOOD) + "\nEnjoy!",
+        "\n\n  " + json.dumps(GOOD),
+    ],
+    ids=["fenced", "prose around", "blanks before"],
+)
+async def test_fences_and_prose_around_the_object_are_passed_over(llm: FakeLLM, content: str) -> None:
+    """The object inside is what the model answered, at the first call."""
+    llm.will(says(content))
+
+    async with narrator(llm) as openai:
+        narration = await openai.narrate(task())
+
+    assert narration.output["scene"] == GOOD["scene"]
+    assert narration.attempts == 1
+
+
+async def test_keep_alive_noise_before_the_answer_is_passed_over(llm: FakeLLM) -> None:
+    """DeepSeek sends blank lines while it is busy."""
+    llm.will(keeps_alive(GOOD))
+
+    async with narrator(llm) as openai:
+        assert (await openai.narrate(task())).attempts == 1
+
+
+async def test_a_models_wish_moves_nothing(llm: FakeLLM) -> None:
+    """Keys that nobody asked for are dropped at every depth, and named in one warning."""
+    options = [{**option, "event_type": "END"} for option in GOOD["options"]]
+    llm.will(says({**GOOD, "routing": {"next_event_type": "END"}, "hp": 99, "options": options}))
+
+    async with narrator(llm) as openai:
+        narration = await openai.narrate(task())
+
+    assert narration.learned == {"scene": GOOD["scene"], "mood": "tense", "tone": "grim"}
+    assert narration.options == {"strike": "Hit it again", "flee": "Run for it"}
+    assert narration.warnings == ("ignored: routing, hp, event_type",)
+
+
+async def test_a_warning_never_carries_words_of_the_model(llm: FakeLLM) -> None:
+    """A dropped key is named only where it is a plain name without a forbidden term."""
+    llm.will(says({**GOOD, "blood": 1, "You are all fools!": 1}))
+
+    async with narrator(llm) as openai:
+        narration = await openai.narrate(task())
+
+    assert narration.warnings == ("ignored: 2 more",)
+
+
+async def test_null_stands_for_an_optional_part_left_out(llm: FakeLLM) -> None:
+    """Models write null for what they have nothing to say about."""
+    llm.will(says({**GOOD, "mood": None, "clue": None, "ai_state": {"tone": None}}))
+
+    async with narrator(llm) as openai:
+        narration = await openai.narrate(task())
+
+    assert narration.learned == {"scene": GOOD["scene"]}
+    assert narration.attempts == 1
+
+
+async def test_a_model_name_that_is_none_is_replaced_by_the_one_asked_for(llm: FakeLLM) -> None:
+    """The name goes to the journal and the answer: it must be a name."""
+    llm.will(says(GOOD, model="<script>"))
+
+    async with narrator(llm) as openai:
+        assert (await openai.narrate(task())).model == "asked-1"
+
+
+# What it asks again.
+
+
+@pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 504, 529])
+async def test_a_status_that_may_pass_is_tried_again(llm: FakeLLM, status: int) -> None:
+    """The same prompt again after a wait; the narration says that it took two."""
+    clock = Clock()
+    llm.will(refuses(status), says(GOOD))
+
+    async with narrator(llm, clock) as openai:
+        narration = await openai.narrate(task())
+
+    assert (narration.attempts, narration.rungs) == (2, ("json_object", "retry"))
+    assert clock.slept == [0.5]
+    assert llm.requests[0].body == llm.requests[1].body
+
+
+@pytest.mark.parametrize("status", [301, 400, 401, 402, 403, 404, 422])
+async def test_a_status_that_will_not_pass_is_not_tried_again(llm: FakeLLM, status: int) -> None:
+    """One call; the error names the host and the status, and says what to check."""
+    llm.will(refuses(status))
+
+    async with narrator(llm) as openai:
+        with pytest.raises(NarratorUnavailable, match=f"at 127.0.0.1:\\d+ answered {status}, after 1 call") as refused:
+            await openai.narrate(task())
+
+    assert len(llm.requests) == 1
+    assert refused.value.facts == {"rungs": ("json_object",), "attempts": 1}
+    assert refused.value.hint
+
+
+async def test_an_empty_balance_is_not_waited_for(llm: FakeLLM) -> None:
+    """OpenAI says 429 for it too; its code tells them apart, and is named."""
+    llm.will(refuses(429, {"code": "insufficient_quota", "message": f"{KEY} has no credit"}))
+
+    async with narrator(llm) as openai:
+        with pytest.raises(NarratorUnavailable, match=r"answered 429 \(insufficient_quota\), after 1 call"):
+            await openai.narrate(task())
+
+
+async def test_three_calls_are_the_most(llm: FakeLLM) -> None:
+    """The waits double; the third failure ends it."""
+    clock = Clock()
+    llm.will(refuses(503))
+
+    async with narrator(llm, clock) as openai:
+        with pytest.raises(NarratorUnavailable, match="answered 503, after 3 calls") as refused:
+            await openai.narrate(task())
+
+    assert len(llm.requests) == WHOLE_TURN
+    assert clock.slept == [0.5, 1.0]
+    assert refused.value.facts == {"rungs": ("json_object", "retry"), "attempts": 3}
+
+
+async def test_jitter_takes_up_to_half_of_a_wait(llm: FakeLLM) -> None:
+    """So that many turns that failed together don't come back together."""
+    clock = Clock()
+    llm.will(refuses(503), refuses(503), says(GOOD))
+    openai = OpenAI(Profile(base_url=llm.url, model="any"), sleep=clock.sleep, jitter=lambda: 0.0)
+
+    await openai.narrate(task())
+    await openai.close()
+
+    assert clock.slept == [0.25, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("value", "waited"),
+    [("7", 7.0), ("Tue, 14 Nov 2023 22:13:29 GMT", 9.0), ("Tue, 14 Nov 2023 22:13:00 GMT", 0.5), ("soon", 0.5)],
+    ids=["seconds", "date", "past date", "nonsense"],
+)
+async def test_retry_after_is_honoured(llm: FakeLLM, value: str, waited: float) -> None:
+    """As seconds and as a date; the backoff is the least."""
+    clock = Clock()
+    llm.will(refuses(429, headers={"Retry-After": value}), says(GOOD))
+
+    async with narrator(llm, clock) as openai:
+        await openai.narrate(task())
+
+    assert clock.slept == [waited]
+
+
+@pytest.mark.parametrize("value", ["31", "9" * 400])
+async def test_a_wait_beyond_the_budget_is_not_begun(llm: FakeLLM, value: str) -> None:
+    """The turn fails at once, and the client is told when to come back."""
+    clock = Clock()
+    llm.will(refuses(429, headers={"Retry-After": value}))
+
+    async with narrator(llm, clock) as openai:
+        with pytest.raises(NarratorUnavailable) as refused:
+            await openai.narrate(task())
+
+    assert clock.slept == []
+    assert refused.value.facts["attempts"] == 1
+    assert refused.value.facts["retry_after_seconds"] == min(int(value), 86_400)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        hangs_up(),
+        sends(b"SSH-2.0-nonsense\r\n\r\n", then_close=True),
+        cuts_off(GOOD, keep=90, announced=True),
+        cuts_off(GOOD, keep=90, announced=False),
+        sends(response(200, b"<html>busy</html>")),
+        sends(response(200, b'{"error": {"message": "busy"}}')),
+        sends(response(200, b'{"choices": []}')),
+        sends(response(200, b"[" * 100_000)),
+        sends(response(200, b"\xff\xfe")),
+        sends(response(200, b'{"choices": [{"message": {"content": [1]}}]}')),
+        sends(response(200, b" " * (MAX_ANSWER_BYTES + 1))),
+    ],
+    ids=["closed", "no http", "cut", "cut unannounced", "html", "error in 200", "no choice", "deep", "no utf-8",
+         "no text", "too large"],
+)  # fmt: skip
+async def test_what_is_no_completion_is_tried_again(llm: FakeLLM, failure: Any) -> None:
+    """Connections break, proxies answer in the model's place; the next call may be good."""
+    llm.will(failure, says(GOOD))
+
+    async with narrator(llm) as openai:
+        assert (await openai.narrate(task())).attempts == 2
+
+    assert len(llm.requests) == 2
+
+
+async def test_no_connection_is_unavailable() -> None:
+    """Nobody listens: three tries, then the error names the host."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    openai = OpenAI(Profile(base_url=f"http://127.0.0.1:{port}", model="any"), sleep=Clock().sleep)
+
+    with pytest.raises(NarratorUnavailable, match=rf"127\.0\.0\.1:{port} could not be reached.*after 3 calls"):
+        await openai.narrate(task())
+    await openai.close()
+
+
+async def test_a_compressed_answer_is_not_opened(llm: FakeLLM) -> None:
+    """It was told not to compress; a bomb can't be measured before it bursts."""
+    llm.will(zips(GOOD))
+
+    async with narrator(llm) as openai:
+        with pytest.raises(NarratorUnavailable, match="compressed its answer"):
+            await openai.narrate(task())
+
+    assert len(llm.requests) == 1
+
+
+BREACHES: dict[str, Any] = {
+    "required output missing": {key: value for key, value in GOOD.items() if key != "scene"},
+    "wrong type": {**GOOD, "danger": "high"},
+    "scene too long": {**GOOD, "scene": "The lamp lands. " * 6},
+    "option too long": {**GOOD, "options": [GOOD["options"][0], {"key": "flee", "text": "Run for the door at once"}]},
+    "forbidden term": {**GOOD, "scene": "There is blood on the lamp."},
+    "forbidden term in an option": {**GOOD, "options": [{"key": "strike", "text": "More blood"}, GOOD["options"][1]]},
+    "wrong language": {**GOOD, "scene": "灯砸中了它，那东西发出一声尖啸，退回黑暗里去了。"},
+    "option dropped": {**GOOD, "options": GOOD["options"][:1]},
+    "option added": {**GOOD, "options": [*GOOD["options"], {"key": "pray", "text": "Pray"}]},
+    "option twice": {**GOOD, "options": [GOOD["options"][0], GOOD["options"][0]]},
+    "no options": {key: value for key, value in GOOD.items() if key != "options"},
+    "control character": {**GOOD, "scene": "The lamp lands.\u001b[2J"},
+    "NUL": {**GOOD, "scene": "The lamp\u0000 lands."},
+    "blank": "   \n",
+    "null content": None,
+    "not json": "The lamp lands, and the thing folds up.",
+    "a list": "[1, 2]",
+    "unclosed": json.dumps(GOOD)[:-1],
+    "nested deeply": '{"scene": ' * 40 + "1" + "}" * 40,
+}
+
+
+@pytest.mark.parametrize("bad", BREACHES.values(), ids=BREACHES)
+async def test_an_answer_against_the_rules_is_asked_again(llm: FakeLLM, bad: Any) -> None:
+    """At once, with the same prompt and a word on what was wrong; the good answer then is taken."""
+    clock = Clock()
+    llm.will(says(bad, usage={"prompt_tokens": 5}), says(GOOD, usage={"prompt_tokens": 6}))
+
+    async with narrator(llm, clock) as openai:
+        narration = await openai.narrate(task())
+
+    first, second = (request.body["messages"] for request in llm.requests)
+    assert (narration.attempts, narration.rungs) == (2, ("json_object", "retry"))
+    assert narration.output["scene"] == GOOD["scene"]
+    assert narration.usage == Usage(prompt_tokens=11)
+    assert clock.slept == []
+    assert second[:-1] == first[:-1]
+    assert second[-1]["content"].startswith(first[-1]["content"])
+    assert "could not be used" in second[-1]["content"]
+
+
+@pytest.mark.parametrize("bad", BREACHES.values(), ids=BREACHES)
+async def test_answers_never_within_the_rules_are_invalid(llm: FakeLLM, bad: Any) -> None:
+    """Three calls, then narration_invalid: it names paths and rules, and not one word of the text."""
+    llm.will(says(bad))
+
+    async with narrator(llm) as openai:
+        with pytest.raises(NarrationInvalid, match="answered, and .*, after 3 calls") as refused:
+            await openai.narrate(task())
+
+    assert len(llm.requests) == WHOLE_TURN
+    assert refused.value.facts == {"rungs": ("json_object", "retry"), "attempts": 3}
+    for word in ("lamp", "blood", "灯", "Run for", PLAYER_TEXT, KEY):
+        assert word not in refused.value.message + refused.value.hint
+
+
+async def test_an_answer_cut_at_max_tokens_is_asked_to_be_shorter(llm: FakeLLM) -> None:
+    """finish_reason tells why the object doesn't close."""
+    llm.will(says(json.dumps(GOOD)[:60], finish_reason="length"), says(GOOD))
+
+    async with narrator(llm) as openai:
+        await openai.narrate(task())
+
+    assert "cut off at max_tokens = 1200" in llm.requests[1].body["messages"][-1]["content"]
+
+
+async def test_what_the_content_filter_cut_is_not_told(llm: FakeLLM) -> None:
+    """Even where what is left of it would pass."""
+    llm.will(says(GOOD, finish_reason="content_filter"))
+
+    async with narrator(llm) as openai:
+        with pytest.raises(NarrationInvalid, match="content filter"):
+            await openai.narrate(task())
+
+
+async def test_one_answer_is_enough_to_call_it_invalid(llm: FakeLLM) -> None:
+    """The model spoke once and then broke down: the narration is invalid, and the last word says why."""
+    llm.will(says("no json"), refuses(401))
+
+    async with narrator(llm) as openai:
+        with pytest.raises(NarrationInvalid, match="answered 401, after 2 calls"):
+            await openai.narrate(task())
+
+
+async def test_what_was_wrong_is_remembered_over_a_broken_call(llm: FakeLLM) -> None:
+    """A 503 between two answers doesn't make the model forget what to mend."""
+    llm.will(says("no json"), refuses(503), says(GOOD))
+
+    async with narrator(llm) as openai:
+        await openai.narrate(task())
+
+    assert llm.requests[1].body == llm.requests[2].body
+    assert "could not be used" in llm.requests[2].body["messages"][-1]["content"]
+
+
+# Deadlines, and many at once.
+
+
+async def test_a_call_that_hangs_is_left_and_tried_again(llm: FakeLLM) -> None:
+    """One call's own time is shorter than the turn's."""
+    llm.will(hangs(), says(GOOD))
+
+    async with narrator(llm, attempt_timeout_s=0.2) as openai:
+        assert (await openai.narrate(task())).attempts == 2
+
+
+@pytest.mark.parametrize("failure", [hangs(), drips(every_s=0.01)], ids=["silence", "slow drip"])
+async def test_the_total_deadline_holds(llm: FakeLLM, failure: Any) -> None:
+    """Whatever trickles in meanwhile: the turn ends when its time is over."""
+    llm.will(failure)
+    begun = time.perf_counter()
+
+    async with narrator(llm, timeout_s=0.4) as openai:
+        with pytest.raises(NarratorUnavailable, match=r"no usable answer within 0.4 s, after 1 call"):
+            await openai.narrate(task())
+
+    assert 0.4 <= time.perf_counter() - begun < 1.5
+
+
+async def test_waiting_for_a_free_place_counts_within_the_deadline(llm: FakeLLM) -> None:
+    """Ten turns and one place: none waits longer than its own time."""
+    llm.will(hangs())
+    begun = time.perf_counter()
+
+    async with narrator(llm, timeout_s=0.3, max_in_flight=1) as openai:
+        ended = await asyncio.gather(*(openai.narrate(task()) for _ in range(10)), return_exceptions=True)
+
+    assert all(isinstance(end, NarratorUnavailable) for end in ended)
+    assert time.perf_counter() - begun < 1.5
+
+
+@pytest.mark.parametrize("max_in_flight", [200, 16], ids=["all on the wire", "most waiting"])
+async def test_two_hundred_cancelled_calls_leave_the_narrator_able_to_answer(llm: FakeLLM, max_in_flight: int) -> None:
+    """Neither the pool nor the bound on calls loses a place."""
+    llm.will(*[hangs()] * max_in_flight, says(GOOD))
+
+    async with narrator(llm, max_in_flight=max_in_flight) as openai:
+        calls = [asyncio.create_task(openai.narrate(task())) for _ in range(200)]
+        assert await asyncio.to_thread(llm.wait_for_requests, max_in_flight)
+        for call in calls:
+            call.cancel()
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+        after = await asyncio.gather(*(openai.narrate(task()) for _ in range(max_in_flight * 2)))
+
+    assert all(isinstance(end, asyncio.CancelledError) for end in ended)
+    assert {narration.attempts for narration in after} == {1}
+
+
+async def test_connections_are_used_again(llm: FakeLLM) -> None:
+    """Ten turns one after another go over one connection, refusals included."""
+    llm.will(refuses(503), says(GOOD))
+
+    async with narrator(llm) as openai:
+        for _ in range(10):
+            await openai.narrate(task())
+
+    assert len(llm.requests) == 11
+    assert llm.connections == 1
+
+
+async def test_a_narrator_keeps_no_cookies(llm: FakeLLM) -> None:
+    """What one player's call brought is not sent with another's."""
+    llm.will(sends(response(200, completion(GOOD), {"Set-Cookie": "who=player-one"})), says(GOOD))
+
+    async with narrator(llm) as openai:
+        await openai.narrate(task())
+        await openai.narrate(task())
+
+    assert "cookie" not in llm.requests[1].headers
+
+
+async def test_a_proxy_of_the_environment_is_not_used_for_this_machine(
+    llm: FakeLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A local model is reached directly, whatever the proxy for the outside is."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    llm.will(says(GOOD))
+
+    async with narrator(llm) as openai:
+        assert (await openai.narrate(task())).attempts == 1
+
+
+# Secrets.
+
+
+async def test_no_log_line_holds_a_key_a_prompt_or_a_players_text(
+    llm: FakeLLM, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At any level, for calls that fail in each way; the URL isn't logged either."""
+    error = {"message": f"the key {KEY} said {PLAYER_TEXT}", "code": "busy"}
+    llm.will(refuses(500, error), says({**GOOD, "scene": f"blood, and {PLAYER_TEXT}"}), says(GOOD))
+
+    with caplog.at_level(logging.INFO):
+        async with narrator(llm) as openai:
+            await openai.narrate(task())
+
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line for line in lines if "call 1 of 3" in line and "answered 500 (busy)" in line]
+    assert [line for line in lines if "call 2 of 3" in line and "scene (term)" in line]
+    for secret in (KEY, PLAYER_TEXT, "Tell what came of it", "chat/completions"):
+        assert secret not in caplog.text
+
+
+async def test_the_key_is_in_no_repr() -> None:
+    """Neither in Python's nor in rich's, which draws tracebacks with locals."""
+    profile = Profile(base_url="https://llm.example", model="any", key=KEY)
+
+    assert KEY not in f"{profile!r} {profile} {pretty_repr(profile)}"
+    assert "llm.example" in repr(profile)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"base_url": "llm.example/v1"},
+        {"base_url": "ftp://llm.example"},
+        {"base_url": f"https://user:{KEY}@llm.example"},
+        {"base_url": f"https://llm.example/?key={KEY}"},
+        {"key": f"{KEY}\n"},
+        {"key": f"{KEY}–"},
+        {"key": f"Bearer {KEY}"},
+    ],
+)
+async def test_a_profile_that_cannot_be_right_is_refused_without_its_key(wrong: dict[str, str]) -> None:
+    """A bad header or URL would fail at a player's cost, and quote the key."""
+    with pytest.raises(ValueError, match="the narrator's") as refused:
+        Profile(**{"base_url": "https://llm.example", "model": "any", **wrong})
+
+    assert KEY not in str(refused.value)
+
+
+@pytest.mark.parametrize("retired", ["deepseek-chat", "deepseek-reasoner"])
+async def test_a_retired_model_is_mapped_with_a_warning(retired: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Old settings go on working, and say that they are old."""
+    profile = deepseek(KEY, model=retired)
+
+    assert profile.model == "deepseek-flash"
+    assert retired in caplog.text
+
+
+async def test_deepseek_is_called_at_its_own_address_unless_told() -> None:
+    """The base of the environment replaces it."""
+    assert deepseek(KEY).host == "api.deepseek.com"
+    assert deepseek(KEY, "http://127.0.0.1:8080/v1").host == "127.0.0.1:8080"
+
+
+def test_the_offer_of_this_file_is_the_one_that_its_answers_word() -> None:
+    """The answers above word exactly the options that the task offers."""
+    assert [option["key"] for option in GOOD["options"]] == [offer.key for offer in OFFER]
