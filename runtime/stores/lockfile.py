@@ -1,0 +1,90 @@
+"""One owner per journal file: a lock file beside it, held for life, that names who holds it.
+
+DuckDB's own lock is a POSIX record lock: the owner loses it as soon as it opens and closes the
+file a second time, and then a second writer's rows vanish. flock has no such trap.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import Struct
+
+from runtime.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+POLL_S = 0.05
+
+
+class Owner(Struct, frozen=True, omit_defaults=True):
+    """Who holds a journal: the process, and the URL where it answers ('' where it serves none)."""
+
+    pid: int
+    url: str = ""
+
+
+class LockFile:
+    """A lock that lives as long as its process; only the owner can read its content (mode 0600)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+
+    def take(self, owner: Owner, wait_s: float) -> None:
+        """Take the lock, waiting at most `wait_s` seconds for another owner to let go.
+
+        Raises StoreUnavailable with the facts owner_pid and owner_url where it does not, and
+        OSError where the file can't be made.
+        """
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        until = time.monotonic() + wait_s
+        while not _locked(fd):
+            if time.monotonic() >= until:
+                os.close(fd)
+                raise _held_by(self.owner(), self._path)
+            time.sleep(POLL_S)
+        self._fd = fd
+        os.fchmod(fd, 0o600)
+        self._write(msgspec.json.encode(owner))
+
+    def owner(self) -> Owner | None:
+        """Who holds the lock by its own words; None where the file names nobody."""
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=Owner)
+        except (OSError, msgspec.DecodeError):
+            return None
+
+    def release(self) -> None:
+        """Let go. The file stays, empty: removing it would let two processes lock two files."""
+        self._write(b"")
+        os.close(self._fd)
+        self._fd = -1
+
+    def _write(self, content: bytes) -> None:
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, content, 0)
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _held_by(owner: Owner | None, path: Path) -> StoreUnavailable:
+    name = f"process {owner.pid}" if owner else "another process"
+    at = f" ({owner.url})" if owner and owner.url else ""
+    return StoreUnavailable(
+        f"the journal {path.with_suffix('')} is held by {name}{at}: one process owns a DuckDB file",
+        hint="Stop that process, or send requests to it. Several processes share a PostgreSQL store (postgresql://…).",
+        owner_pid=owner.pid if owner else None,
+        owner_url=owner.url if owner else "",
+    )
