@@ -21,7 +21,7 @@ from cel_expr_python import cel
 from msgspec import Struct
 
 from runtime.errors import EdgewiseError
-from runtime.model import INT_MAX, INT_MIN
+from runtime.model import INT_MAX, INT_MIN, Expr
 
 CelType = Literal["int", "float", "bool", "str", "set"]
 MAX_SOURCE_CHARS = 2_000
@@ -31,10 +31,70 @@ SCOPE_WORDS = frozenset(
 )
 """Names of the scope: no variable or member may hide them."""
 CEL_WORDS = frozenset(
-    "true false null in as break const continue else for function if import let loop package namespace return var "
-    "void while type int uint double bool string bytes list map dyn null_type timestamp duration has all exists "
-    "exists_one filter size matches contains startsWith endsWith add remove min max clamp norm getDate getDayOfMonth "
-    "getDayOfWeek getDayOfYear getFullYear getHours getMilliseconds getMinutes getMonth getSeconds google cel".split()
+    [
+        "true",
+        "false",
+        "null",
+        "in",
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "for",
+        "function",
+        "if",
+        "import",
+        "let",
+        "loop",
+        "package",
+        "namespace",
+        "return",
+        "var",
+        "void",
+        "while",
+        "type",
+        "int",
+        "uint",
+        "double",
+        "bool",
+        "string",
+        "bytes",
+        "list",
+        "map",
+        "dyn",
+        "null_type",
+        "timestamp",
+        "duration",
+        "has",
+        "all",
+        "exists",
+        "exists_one",
+        "filter",
+        "size",
+        "matches",
+        "contains",
+        "startsWith",
+        "endsWith",
+        "add",
+        "remove",
+        "min",
+        "max",
+        "clamp",
+        "norm",
+        "getDate",
+        "getDayOfMonth",
+        "getDayOfWeek",
+        "getDayOfYear",
+        "getFullYear",
+        "getHours",
+        "getMilliseconds",
+        "getMinutes",
+        "getMonth",
+        "getSeconds",
+        "google",
+        "cel",
+    ]
 )
 """Names that CEL or our functions own: a variable of that name would break or hide expressions."""
 
@@ -161,7 +221,7 @@ class Names:
         self.types = dict(types)
         self._env = _environment(tuple(sorted(self.types.items())))
 
-    def compile(self, source: bool | float | str) -> Expression:
+    def compile(self, source: Expr) -> Expression:
         """Compile and type an expression; YAML numbers and bools are literals.
 
         Raises ExpressionError, with every name's spelling as it stands in the file.
@@ -204,16 +264,17 @@ def _rewritten(source: str) -> str:
     return _GIVEN.sub(lambda match: f"given.{match.group(1)}".ljust(len(match.group())), source)
 
 
-def _literal(value: bool | float) -> Expression:
+def _literal(value: Expr) -> Expression:
     if isinstance(value, bool):
         return Expression(str(value).lower(), "bool", (), constant=value)
     if isinstance(value, int):
         if not INT_MIN <= value <= INT_MAX:
             raise ExpressionError(1, "does not fit in 64 bits")
         return Expression(str(value), "int", (), constant=value)
-    if not math.isfinite(value):
+    number = float(value)
+    if not math.isfinite(number):
         raise ExpressionError(1, "is not a finite number")
-    return Expression(repr(value), "float", (), constant=value)
+    return Expression(repr(number), "float", (), constant=number)
 
 
 def _compile_error(text: str) -> ExpressionError:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import transitions
 from msgspec import Struct
@@ -367,6 +368,7 @@ def _learn_rule(names: Names, name: str, rule: Learn) -> LearnRule:
     return LearnRule(name, names.compile(rule.from_), *optional)
 
 
+@lru_cache
 def _built_in(kind: str) -> Prompt:
     spec = DEFAULT_PROMPTS[kind]
     prompt, faults = parse_prompt(kind, None, "built-in", {**spec, "inputs": DEFAULT_INPUTS}, DEFAULT_BODY, 1, {})
@@ -395,7 +397,7 @@ def _library(definition: Definition, table: Mapping[str, tuple[CompiledEdge, ...
 
 def _condition(compiled: CompiledEdge) -> Callable[[transitions.EventData], bool]:
     def is_open(data: transitions.EventData) -> bool:
-        cursor: Cursor = data.model
+        cursor = cast("Cursor", data.model)
         considered = consider(compiled, cursor.known)
         cursor.seen.append(considered)
         if erred(considered):
@@ -411,7 +413,7 @@ def _condition(compiled: CompiledEdge) -> Callable[[transitions.EventData], bool
 
 def _taking(compiled: CompiledEdge) -> Callable[[transitions.EventData], None]:
     def take(data: transitions.EventData) -> None:
-        data.model.taken = compiled
+        cast("Cursor", data.model).taken = compiled
 
     return take
 

@@ -416,7 +416,8 @@ def _wrong(value: Any, kind: str) -> str:
 def _text(machine: Machine, event: str, payload: Mapping[str, Any], constraints: Constraints) -> str:
     """The player's own words. Raises TextNotAllowed where they hold a forbidden term."""
     declared = machine.definition.events[event].payload if event in machine.definition.events else {}
-    words = {name: payload[name] for name, kind in declared.items() if kind.rstrip("?") in ("text", "str") and name in payload}
+    worded = [name for name, kind in declared.items() if kind.rstrip("?") in ("text", "str")]
+    words = {name: payload[name] for name in worded if name in payload}
     for name, value in words.items():
         if term := find_term(value, constraints.forbidden_terms):
             raise TextNotAllowed(

@@ -1,0 +1,177 @@
+"""The command `edgewise`: serve, play, check, init, settings, schema.
+
+Exit codes everywhere: 0 good, 1 findings (a machine has faults), 2 wrong use, 3 our own fault.
+Imports stand inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from runtime.errors import DesignError, EdgewiseError, Refusal
+
+GOOD, FINDINGS, WRONG_USE, OUR_FAULT = 0, 1, 2, 3
+
+project_option = click.option(
+    "--project",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The folder with machines/ and prompts/; the current one by default.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="edgewise")
+def cli() -> None:
+    """Persisted state machines, narrated by a language model and served over HTTP.
+
+    The machine decides what happens; the model only tells it.
+
+    Start with `edgewise play`, then `edgewise init my_story`, then `edgewise serve`.
+    """
+
+
+@cli.command()
+@click.option("--host", help="Where to listen; 127.0.0.1 by default.")
+@click.option("--port", type=int, help="The port; 8000 by default, 0 takes a free one.")
+@click.option("--store", help="The journal: duckdb:///path/to/file or memory:.")
+@project_option
+@click.option("--machine", help="The default machine of new sessions.")
+@click.option("--narrator", help="Who tells the turns: offline or openai.")
+@click.option("--workers", type=int, help="Processes; a DuckDB file belongs to one.")
+@click.option("--dev", is_flag=True, default=None, help="Start again when a file of the project changes.")
+@click.option("--open", is_flag=True, default=None, help="Listen beyond this machine though no tokens are set.")
+def serve(**options: Any) -> None:
+    """Serve POST /invoke and all that is around it.
+
+    Every option may stand in the environment or in .env as EDGEWISE_HOST, EDGEWISE_PORT and so on;
+    `edgewise settings` lists them all.
+    """
+    from server import serving  # noqa: PLC0415 - see the module
+
+    sys.exit(serving.serve(_settings(options)))
+
+
+@cli.command()
+@click.argument("machine", required=False)
+@project_option
+@click.option("--url", help="Play against a server instead: http://127.0.0.1:8000.")
+@click.option("--token", envvar="EDGEWISE_TOKEN", help="The token for --url.")
+@click.option("--session", "session_id", help="Go on with a session, or begin one of this id.")
+@click.option("--seed", help="The run seed: same machine, seed and choices, same story.")
+@click.option("--language", help="zh, en or another that the machine offers.")
+@click.option("--store", help="Keep the session in this journal; in memory by default.")
+@click.option("--narrator", help="Who tells the turns: offline or openai.")
+@click.option("--transcript", type=click.Path(dir_okay=False, path_type=Path), help="Write the play to this file.")
+def play(**options: Any) -> None:
+    """Play MACHINE in the terminal: choices by number or arrow, free text where a state takes it.
+
+    Where input is no terminal, each line is a number, or text where text is taken:
+    `printf '1\\n2\\n' | edgewise play haunted_house --seed demo`.
+    """
+    from server import play as playing  # noqa: PLC0415 - see the module
+
+    own = {name: options.pop(name) for name in ("url", "token", "session_id", "seed", "language", "transcript")}
+    sys.exit(playing.play(_settings({**options, "store": options["store"] or "memory:"}), **own))
+
+
+@cli.command()
+@click.argument("machines", nargs=-1)
+@project_option
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="How to print.")
+@click.option("--strict", is_flag=True, help="Count warnings as faults.")
+def check(machines: tuple[str, ...], project: Path | None, form: str, *, strict: bool) -> None:
+    """Check MACHINES (all by default): every fault at once, as file:line:col CODE message.
+
+    Exit code 0: none; 1: there are faults; 2: no such machine or project.
+    """
+    from server import checking  # noqa: PLC0415 - see the module
+
+    sys.exit(checking.check(project or Path(), machines, form, strict=strict))
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+def init(folder: Path) -> None:
+    """Make a project in FOLDER: one machine, its prompts and fragments, ready to play and to check."""
+    from server import scaffold  # noqa: PLC0415 - see the module
+
+    sys.exit(scaffold.init(folder))
+
+
+@cli.command()
+@project_option
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="How to print.")
+def settings(project: Path | None, form: str) -> None:
+    """List every setting, its value and where it came from; keys and tokens are masked."""
+    import msgspec  # noqa: PLC0415 - see the module
+
+    found = _settings({"project": project})
+    if form == "json":
+        click.echo(msgspec.json.format(msgspec.json.encode(found.listing())))
+        return
+    rows = [(each.variable, each.value, each.source) for each in found.listing()]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    for variable, value, source in rows:
+        click.echo(f"{variable:<{widths[0]}}  {value:<{widths[1]}}  {source}")
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON Schema of machines, for editors: machines/machine.schema.json."""
+    import json  # noqa: PLC0415 - see the module
+
+    from runtime import loader  # noqa: PLC0415 - see the module
+
+    click.echo(json.dumps(loader.schema(), ensure_ascii=False, indent=2))
+
+
+def _settings(options: dict[str, Any]) -> Any:
+    """The settings with the command line's over them; an unusable one ends the command with its name."""
+    from server.settings import SettingsError, load  # noqa: PLC0415 - see the module
+
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    folder = Path(given.get("project") or "")
+    try:
+        found = load(given, dotenv=folder / ".env")
+    except SettingsError as error:
+        raise click.UsageError("\n".join(error.faults)) from None
+    for warning in found.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    return found
+
+
+def main() -> None:
+    """Run the command; what nobody foresaw is our own fault, and is said so without a traceback."""
+    _guarded(lambda: cli(standalone_mode=False))
+
+
+def _guarded(command: Callable[[], Any]) -> None:
+    try:
+        result = command()
+    except click.ClickException as error:
+        error.show()
+        sys.exit(WRONG_USE)
+    except click.Abort:
+        sys.exit(130)
+    except DesignError as error:
+        click.echo(error, err=True)
+        sys.exit(FINDINGS)
+    except Refusal as refusal:
+        click.echo(f"{refusal.message}\n{refusal.hint}".strip(), err=True)
+        sys.exit(WRONG_USE)
+    except EdgewiseError as error:
+        click.echo(error, err=True)
+        sys.exit(WRONG_USE)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(GOOD)
+    except Exception as error:  # noqa: BLE001 - the last door: every other error has its own sentence
+        click.echo(f"edgewise has a fault of its own: {type(error).__name__}: {error}", err=True)
+        click.echo("Please report it, with the command that you ran.", err=True)
+        sys.exit(OUR_FAULT)
+    sys.exit(result if isinstance(result, int) else GOOD)
