@@ -102,6 +102,33 @@ async def test_the_shape_is_told_in_the_language_of_the_session(llm: FakeLLM) ->
     assert "至多 80 字" in told
 
 
+async def test_a_designers_own_json_schema_is_told_and_checked(llm: FakeLLM) -> None:
+    """Lists, choices and values of any kind are described; what they hold is left as written."""
+    own = {
+        "type": "object",
+        "properties": {
+            "scene": {"type": "string"},
+            "mood": {"type": "string", "enum": ["calm", "tense"]},
+            "tags": {"type": "array", "items": {"type": "string"}},
+            "anything": True,
+        },
+        "required": ["scene", "mood"],
+        "additionalProperties": False,
+    }
+    answer = {**GOOD, "tags": ["lamp"], "anything": {"goes": [1]}}
+    llm.will(says({**answer, "mood": "bored"}), says(answer))
+
+    async with narrator(llm) as openai:
+        narration = await openai.narrate(task(outputs=own))
+
+    told = llm.requests[0].body["messages"][-1]["content"]
+    assert '"mood": "<one of calm, tense>"' in told
+    assert '"tags": ["<optional text' in told
+    assert '"anything": <optional any JSON value>' in told
+    assert narration.attempts == 2
+    assert narration.learned["anything"] == {"goes": [1]}
+
+
 @pytest.mark.parametrize(("options", "expected"), [({"max_tokens": 700}, 700), ({}, 1200)])
 async def test_max_tokens_is_always_set(llm: FakeLLM, options: dict[str, Any], expected: int) -> None:
     """From the prompt where it says, else from the profile."""
@@ -492,7 +519,7 @@ async def test_answers_never_within_the_rules_are_invalid(llm: FakeLLM, bad: Any
     llm.will(says(bad))
 
     async with narrator(llm) as openai:
-        with pytest.raises(NarrationInvalid, match="answered, and .*, after 3 calls") as refused:
+        with pytest.raises(NarrationInvalid, match=r"answered, and .*, after 3 calls") as refused:
             await openai.narrate(task())
 
     assert len(llm.requests) == WHOLE_TURN

@@ -125,7 +125,10 @@ def _member(name: str, schema: Mapping[str, Any], words: Words) -> str:
     return _shape(schema["properties"][name], words, optional=name not in schema.get("required", ()))
 
 
-def _shape(schema: Mapping[str, Any], words: Words, *, optional: bool) -> str:
+def _shape(schema: Any, words: Words, *, optional: bool) -> str:
+    # A designer's own JSON Schema may say `true` for any value.
+    if not isinstance(schema, dict):
+        schema = {}
     if "properties" in schema:
         return "{" + ", ".join(f'"{name}": {_member(name, schema, words)}' for name in schema["properties"]) + "}"
     if schema.get("type") == "array":
@@ -192,9 +195,11 @@ def judge(task: Task, answer: Mapping[str, Any]) -> Judged:
     return Judged(kept, (*found, *_controls(kept)), tuple(ignored))
 
 
-def _known(value: Any, schema: Mapping[str, Any], ignored: list[str]) -> Any:
-    if isinstance(value, list) and isinstance(schema.get("items"), dict):
-        return [_known(item, schema["items"], ignored) for item in value]
+def _known(value: Any, schema: Any, ignored: list[str]) -> Any:
+    if not isinstance(schema, dict):
+        return value
+    if isinstance(value, list):
+        return [_known(item, schema.get("items"), ignored) for item in value]
     if not isinstance(value, dict) or "properties" not in schema or schema.get("additionalProperties") is not False:
         return value
     properties = schema["properties"]

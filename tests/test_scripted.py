@@ -1,0 +1,165 @@
+"""The narrator that answers from a list: what tests and demos put in a model's place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tasks import GOOD, task
+
+from runtime import loader
+from runtime.errors import NarrationInvalid, NarratorUnavailable
+from runtime.narrators import Task
+from runtime.narrators.scripted import Scripted
+from runtime.session import Invoke
+from runtime.stores.memory import MemoryStore
+from runtime.turn import Runtime, play
+
+LANTERN = Path(__file__).parent / "projects" / "lantern"
+
+
+async def test_answers_are_told_in_order() -> None:
+    """One item a turn; each is a narration as a model's answer would be."""
+    scripted = Scripted([GOOD, {**GOOD, "scene": "It is quiet now."}])
+
+    first, second = [await scripted.narrate(task()) for _ in range(2)]
+
+    assert first.output == {"scene": GOOD["scene"], "mood": "tense"}
+    assert first.options == {"strike": "Hit it again", "flee": "Run for it"}
+    assert first.learned == {"scene": GOOD["scene"], "mood": "tense", "tone": "grim"}
+    assert (first.narrator, first.model, first.ai_generated, first.rungs) == (
+        "scripted",
+        "scripted",
+        True,
+        ("scripted",),
+    )
+    assert second.output["scene"] == "It is quiet now."
+
+
+async def test_an_answer_may_be_made_of_the_task() -> None:
+    """A function is called with the task that the flow gave."""
+
+    def echo(telling: Task) -> dict[str, Any]:
+        return {**GOOD, "options": [{"key": offer.key, "text": offer.text} for offer in telling.offer]}
+
+    narration = await Scripted([echo]).narrate(task())
+
+    assert narration.options == {"strike": "Strike again", "flee": "Run for the door"}
+
+
+async def test_an_exception_in_the_list_is_raised() -> None:
+    """So that a test can have the world fail at the turn it names, and go on after."""
+    scripted = Scripted([NarratorUnavailable("the model is away"), GOOD])
+
+    with pytest.raises(NarratorUnavailable, match="the model is away"):
+        await scripted.narrate(task())
+
+    assert (await scripted.narrate(task())).output["scene"] == GOOD["scene"]
+
+
+async def test_past_the_end_there_is_no_answer() -> None:
+    """The error counts the turns and says what to add."""
+    scripted = Scripted([GOOD])
+    await scripted.narrate(task())
+
+    with pytest.raises(NarratorUnavailable, match="no answer for turn 2") as refused:
+        await scripted.narrate(task())
+
+    assert refused.value.facts == {"rungs": ("scripted",), "attempts": 1}
+
+
+@pytest.mark.parametrize(
+    ("bad", "rule"),
+    [
+        ({"options": GOOD["options"]}, "schema"),
+        ({**GOOD, "scene": "There is blood on the lamp."}, r"scene \(term\)"),
+        ({**GOOD, "scene": "The lamp lands. " * 6}, r"scene \(length\)"),
+        ({**GOOD, "scene": "灯砸中了它，那东西发出一声尖啸。"}, r"scene \(language\)"),
+        ({**GOOD, "options": GOOD["options"][:1]}, r"options \(options\)"),
+    ],
+    ids=["schema", "term", "length", "language", "options"],
+)
+async def test_an_answer_is_judged_as_a_models_would_be(bad: dict[str, Any], rule: str) -> None:
+    """There is no second try: the first breach is the test's business."""
+    scripted = Scripted([bad, GOOD])
+
+    with pytest.raises(NarrationInvalid, match=f"answer 1 breaks the rules: .*{rule}"):
+        await scripted.narrate(task())
+
+
+async def test_a_wish_is_dropped_with_a_warning() -> None:
+    """As for a model: nothing that it writes can name an event."""
+    narration = await Scripted([{**GOOD, "routing": {"next_event_type": "END"}}]).narrate(task())
+
+    assert narration.output.keys() == {"scene", "mood"}
+    assert narration.warnings == ("ignored: routing",)
+
+
+async def test_every_task_is_seen() -> None:
+    """Also the one that failed: a test can look at what a narrator was told."""
+    scripted = Scripted([GOOD])
+    telling = task()
+
+    await scripted.narrate(telling)
+    with pytest.raises(NarratorUnavailable):
+        await scripted.narrate(telling)
+
+    assert scripted.seen == [telling, telling]
+
+
+async def test_the_answers_stay_as_they_were() -> None:
+    """A narration shares nothing with the list that it came from."""
+    answers = [{"opening": {"scene": "A lamp burns."}, "options": GOOD["options"]}]
+
+    narration = await Scripted(answers).narrate(task(outputs={"opening": {"scene": "scene"}}))
+
+    assert narration.output["opening"] == answers[0]["opening"]
+    assert narration.output["opening"] is not answers[0]["opening"]
+
+
+@pytest.fixture
+async def lantern() -> Task:
+    """The first turn of a real machine, as the flow briefs a narrator on it."""
+    scripted = Scripted([{}], fill=True)
+    machines = loader.load_project(LANTERN)
+    runtime = Runtime(MemoryStore(), scripted, machines, "lantern_house")
+    await runtime.open()
+    await play(runtime, Invoke(event="INIT", run_seed="a", constraints={"language": "en"}))
+    await runtime.close()
+    return scripted.seen[0]
+
+
+async def test_fill_has_offline_tell_what_an_answer_leaves_out(lantern: Task) -> None:
+    """What was filled is listed by path and can't be learned from; what was written can."""
+    told = await Scripted([{"ai_state": {"title": "A Title of Its Own"}}], fill=True).narrate(lantern)
+    whole = await Scripted([{}], fill=True).narrate(lantern)
+
+    assert told.learned == {"title": "A Title of Its Own"}
+    assert told.ai_state["title"] == "A Title of Its Own"
+    assert told.output == whole.output
+    assert told.options == whole.options
+    assert "options" in told.fallback
+    assert told.ai_generated
+    assert told.said == whole.said
+
+
+async def test_an_empty_answer_with_fill_is_offlines_own(lantern: Task) -> None:
+    """Nothing of it is machine-made, and nothing can be learned from it."""
+    told = await Scripted([{}], fill=True).narrate(lantern)
+
+    assert told.learned == {}
+    assert (told.ai_generated, told.model) == (False, None)
+    assert told.output
+
+
+async def test_fill_still_judges_what_was_written(lantern: Task) -> None:
+    """Filling mends what is missing, not what is wrong."""
+    with pytest.raises(NarrationInvalid, match="options"):
+        await Scripted([{"options": [{"key": "fly", "text": "Fly"}]}], fill=True).narrate(lantern)
+
+
+async def test_without_fill_a_missing_part_is_a_fault() -> None:
+    """The default: a list of answers is a list of whole answers."""
+    with pytest.raises(NarrationInvalid):
+        await Scripted([{}]).narrate(task())
