@@ -1,0 +1,393 @@
+"""The rules about expressions: names, types, members and secrets. E3xx, and what dice and learning leave unused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from msgspec import Struct
+
+from runtime.check_graph import edges_in, guards, words
+from runtime.draft import Draft, Slot, expressions
+from runtime.errors import Finding
+from runtime.expression import CelType, Expression, ExpressionError, Names, Token, tokens
+from runtime.machine import VARIABLE_TYPES, ai_state_names, base_names, edge_names, learn_names, members_of
+from runtime.model import ROOT, Definition, Edge, LongDie, Path
+from runtime.shape import did_you_mean
+
+_NO_OVERLOAD = re.compile(r"found no matching overload for '(\S+)' applied to '\((.*)\)'")
+_TYPE_NAMES = {"double": "float", "string": "str", "list<string>": "set", "list<dyn>": "list", "dyn": "anything"}
+_CALLS = {
+    "add": "add(set, member)",
+    "remove": "remove(set, member)",
+    "min": "min(a, b)",
+    "max": "max(a, b)",
+    "clamp": "clamp(value, low, high)",
+    "norm": "norm(text)",
+    "given": "given(payload.x)",
+    "size": "size(set or text)",
+}
+_SYNTAX = (
+    (re.compile(r"'(and|or|not)'"), "Write && for and, || for or, !( ) for not"),
+    (re.compile(r"error at: '= ?'"), "Compare with =="),
+    (re.compile(r"<EOF>"), "Something is missing at the end, or a bracket is left open"),
+    (re.compile(r"error at: '[^\x00-\x7f]"), "Texts stand in quotes, and operators are of ASCII"),
+    (re.compile(r"error at: ''"), "A quote mark is left open"),
+)
+
+
+class Vocabulary(Struct, frozen=True):
+    """What literals are compared with: the members of each enum and set, and the faces of each pick."""
+
+    enums: Mapping[str, Sequence[str]]
+    sets: Mapping[str, Sequence[str]]
+    members: frozenset[str]
+
+
+def expressed(draft: Draft) -> Iterator[Finding]:
+    """Every fault of every expression."""
+    seen: set[tuple[Path, str]] = set()
+    read: set[str] = set()
+    scopes: dict[tuple[str, int], Names] = {}
+    for slot in expressions(draft):
+        read |= words(slot.source)
+        for finding in _slot(draft, slot, scopes):
+            if (slot.path, finding.message) not in seen:
+                seen.add((slot.path, finding.message))
+                yield finding
+    if draft.is_whole:
+        yield from _unread_dice(draft, read)
+        yield from _stuck(draft)
+
+
+def _slot(draft: Draft, slot: Slot, scopes: dict[tuple[str, int], Names]) -> Iterator[Finding]:
+    variable = slot.variable
+    if variable is not None and variable not in draft.definition.context:
+        if variable not in draft.lost:
+            known = draft.definition.context
+            message = f"no variable '{variable}'{did_you_mean(variable, known, 'Declare it in `context`')}"
+            yield draft.at_key(slot.path[:-1] if slot.role == "learn" else slot.path, "E306", message)
+        return
+    names = _names(draft, slot, scopes)
+    try:
+        expression = names.compile(slot.source)
+    except ExpressionError as error:
+        yield from _uncompiled(draft, slot, names, error)
+        return
+    yield from _type(draft, slot, expression)
+    yield from _literals(draft, slot)
+    yield from _secrets(draft, slot, expression)
+
+
+def _names(draft: Draft, slot: Slot, scopes: dict[tuple[str, int], Names]) -> Names:
+    key = (slot.role if slot.role in {"learn", "ai_state"} else "", id(slot.edge))
+    if key not in scopes:
+        scopes[key] = _scope(draft, slot)
+    return scopes[key]
+
+
+def _scope(draft: Draft, slot: Slot) -> Names:
+    definition = draft.definition
+    if slot.role == "ai_state":
+        everything = [file.prompt for file in draft.prompts if file.prompt]
+        return ai_state_names(definition, everything)
+    if slot.edge is None:
+        return Names(base_names(definition))
+    if slot.role == "learn":
+        return learn_names(definition, slot.edge, draft.edges, draft.prompts_of(slot.edge))
+    return edge_names(definition, slot.edge, draft.edges)
+
+
+def _uncompiled(draft: Draft, slot: Slot, names: Names, error: ExpressionError) -> Iterator[Finding]:
+    unknown = list(_unknown(str(slot.source), names)) if "undeclared" in error.message else []
+    for token, is_call in unknown:
+        if token.text.rpartition(".")[2] not in draft.lost:
+            message = _no_function(token.text) if is_call else _no_name(draft, slot, token.text, names)
+            yield draft.inside(slot.path, token.col, "E302", message)
+    if not unknown:
+        code, message = _explained(error.message)
+        yield draft.inside(slot.path, error.col, code, message)
+
+
+def _unknown(source: str, names: Names) -> Iterator[tuple[Token, bool]]:
+    """The names of an expression that are not declared, and whether each is a call."""
+    found = list(tokens(source))
+    for index, token in enumerate(found):
+        before = found[index - 1].text if index else ""
+        if token.kind != "name" or before == ".":
+            continue
+        is_call = index + 1 < len(found) and found[index + 1].text == "("
+        chain = token.text.rpartition(".")[0] if is_call and "." in token.text else token.text
+        if is_call and "." not in token.text:
+            if token.text not in _KNOWN_CALLS:
+                yield token, True
+        elif not _resolves(chain, names):
+            yield token, False
+
+
+_KNOWN_CALLS = frozenset(_CALLS) | {"int", "double", "string", "bool", "has", "type", "dyn", "matches"}
+
+
+def _resolves(chain: str, names: Names) -> bool:
+    parts = chain.split(".")
+    return chain in {"true", "false", "null", "in"} or any(
+        ".".join(parts[:count]) in names.types for count in range(1, len(parts) + 1)
+    )
+
+
+def _no_function(name: str) -> str:
+    calls = ", ".join(_CALLS)
+    return f"no function '{name}'{did_you_mean(name, _CALLS, f'Functions are {calls}')}"
+
+
+def _no_name(draft: Draft, slot: Slot, name: str, names: Names) -> str:
+    root, _, rest = name.partition(".")
+    beside = [known for known in names.types if known.startswith(f"{root}.")]
+    if rest and beside:
+        listed = ", ".join(sorted(beside)[:8])
+        return f"no name '{name}' here{did_you_mean(name, beside, f'There are {listed}')}"
+    fallback = _elsewhere(draft, slot, root) or f"A variable stands in `context`; a text in quotes: '{name}'"
+    return f"no name '{name}' here{did_you_mean(name, _bare(names), fallback)}"
+
+
+def _bare(names: Names) -> list[str]:
+    return [name for name in names.types if not name.startswith("given.")]
+
+
+def _elsewhere(draft: Draft, slot: Slot, root: str) -> str:
+    """Why a scope's name is not here."""
+    if root == "dice":
+        return "No dice are rolled here: add `dice` to the option, or to the event as {dice: {…}, edges: […]}"
+    if root == "payload":
+        event = slot.edge.event if slot.edge else "the event"
+        return f"'{event}' declares no payload: events: {{{event}: {{payload: {{text: text}}}}}}"
+    if root == "output":
+        return "output is known in `learn` and `ai_state` only, and holds what the prompt declares"
+    return "" if root != "option" else "option is known on edges only: option.key and option.kind"
+
+
+def _explained(message: str) -> tuple[str, str]:
+    """A library's message as code and sentence."""
+    overload = _NO_OVERLOAD.search(message)
+    if overload:
+        return "E303", _mismatch(*overload.groups())
+    if "undeclared reference to" in message:
+        name = message.partition("'")[2].rstrip("'")
+        return "E302", f"'{name}' is not called like this: write {_CALLS.get(name, 'it otherwise')}"
+    if message.startswith("Syntax error: "):
+        mend = next((mend for pattern, mend in _SYNTAX if pattern.search(message)), "Is an operator or bracket missing?")
+        return "E301", f"the expression can't be read: {_short(message)}. {mend}"
+    return "E301", f"the expression {message}"
+
+
+def _short(message: str) -> str:
+    text = message.removeprefix("Syntax error: ").partition(" expecting {")[0]
+    return text.replace("token recognition error at", "no meaning in").replace("<EOF>", "its end")
+
+
+def _mismatch(function: str, types: str) -> str:
+    kinds = [_TYPE_NAMES.get(kind.strip(), kind.strip()) for kind in types.split(", ")]
+    sign = function.strip("_").replace("@in", "in").replace("?_:", "? :").replace("[_]", "[ ]")
+    if {"int", "float"} <= set(kinds):
+        return f"'{sign}' can't mix int and float. Write whole floats as 1.0"
+    if sign in {"&&", "||", "!", "? :"}:
+        other = next((kind for kind in kinds if kind != "bool"), kinds[-1])
+        return f"'{sign}' wants a bool and has {_a(other)}. Compare it with something"
+    return f"'{sign}' can't take {' and '.join(map(_a, kinds))}. Compare or join values of one type"
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind in {"int", "anything"} else f"a {kind}"
+
+
+def _type(draft: Draft, slot: Slot, expression: Expression) -> Iterator[Finding]:
+    if slot.role == "guard":
+        if expression.type != "bool":
+            message = f"a guard is a bool, and this gives {_a(expression.type)}. Compare it with something"
+            yield draft.at_value(slot.path, "E304", message)
+        return
+    if slot.variable is None:
+        return
+    wanted = VARIABLE_TYPES[draft.definition.context[slot.variable].type]
+    if slot.key in {"at_least", "at_most"} and wanted not in {"int", "float"}:
+        yield draft.at_key(slot.path, "E303", f"'{slot.key}' bounds numbers, and '{slot.variable}' is {_a(wanted)}. Delete it")
+    elif wanted != expression.type:
+        message = f"'{slot.variable}' is {_a(wanted)}, and this gives {_a(expression.type)}{_type_mend(wanted, expression)}"
+        yield draft.at_value(slot.path, "E303", message)
+
+
+def _type_mend(wanted: CelType, expression: Expression) -> str:
+    if (wanted, expression.type) == ("float", "int"):
+        return f". Write {expression.source}.0" if expression.source.isdigit() else ". Write double( ) around it, or 1.0 for 1"
+    if (wanted, expression.type) == ("int", "float"):
+        return ". Write int( ) around it"
+    if (wanted, expression.type) == ("set", "str"):
+        return ". Write add(set, member) or [member]"
+    return ". Let them agree"
+
+
+def _literals(draft: Draft, slot: Slot) -> Iterator[Finding]:
+    """Literals and member names that meet an enum, a set or a pick that hasn't them."""
+    if not isinstance(slot.source, str):
+        return
+    vocabulary = _vocabulary(draft, slot.edge)
+    found = list(tokens(slot.source))
+    met = [*_compared(found, vocabulary), *_collected(found, vocabulary)]
+    if slot.variable is not None:
+        met += _assigned(found, draft.definition, slot.variable, vocabulary)
+    for token, name, members in dict.fromkeys(met):
+        if token.text not in members:
+            mend = did_you_mean(token.text, members, f"There are {', '.join(members)}")
+            yield draft.inside(slot.path, token.col, "E305", f"'{token.text}' is none of the members of '{name}'{mend}")
+
+
+_Met = tuple[Token, str, tuple[str, ...]]
+
+
+def _vocabulary(draft: Draft, edge: Edge | None) -> Vocabulary:
+    context = draft.definition.context
+    enums: dict[str, Sequence[str]] = {name: each.of or () for name, each in context.items() if each.type == "enum"}
+    if edge is not None:
+        group = [other for other in draft.edges if other.source in {edge.source, ROOT} and other.event == edge.event]
+        for other in group:
+            for name, die in other.dice.items():
+                if isinstance(die, LongDie) and die.pick:
+                    enums[f"dice.{name}"] = die.pick
+    sets = {name: each.of or () for name, each in context.items() if each.type == "set"}
+    return Vocabulary(enums, sets, frozenset(members_of(draft.definition)))
+
+
+def _is_literal(token: Token, vocabulary: Vocabulary) -> bool:
+    return token.kind == "string" or (token.kind == "name" and token.text in vocabulary.members)
+
+
+def _compared(found: list[Token], vocabulary: Vocabulary) -> Iterator[_Met]:
+    """`enum == x`, `x != enum`, `x in set`, `enum in [x, y]`."""
+    for left, operator, right in zip(found, found[1:], found[2:], strict=False):
+        if operator.text in {"==", "!="}:
+            for name, literal in ((left, right), (right, left)):
+                if name.kind == "name" and name.text in vocabulary.enums and _is_literal(literal, vocabulary):
+                    yield literal, name.text, tuple(vocabulary.enums[name.text])
+        elif operator.text == "in" and right.text in vocabulary.sets and _is_literal(left, vocabulary):
+            yield left, right.text, tuple(vocabulary.sets[right.text])
+    for index, token in enumerate(found):
+        if token.text in vocabulary.enums and [each.text for each in found[index + 1 : index + 3]] == ["in", "["]:
+            for literal in _listed(found[index + 3 :], vocabulary):
+                yield literal, token.text, tuple(vocabulary.enums[token.text])
+
+
+def _listed(found: Iterable[Token], vocabulary: Vocabulary) -> Iterator[Token]:
+    for token in found:
+        if token.text == "]" and token.kind == "operator":
+            return
+        if _is_literal(token, vocabulary):
+            yield token
+
+
+def _collected(found: list[Token], vocabulary: Vocabulary) -> Iterator[_Met]:
+    """`add(set, x)` and `remove(set, x)`."""
+    for index, token in enumerate(found):
+        if token.text not in {"add", "remove"} or token.kind != "name" or len(found) < index + 6:
+            continue
+        opening, name, comma, literal, closing = found[index + 1 : index + 6]
+        is_plain = (opening.text, comma.text, closing.text) == ("(", ",", ")")
+        if is_plain and name.text in vocabulary.sets and _is_literal(literal, vocabulary):
+            yield literal, name.text, tuple(vocabulary.sets[name.text])
+
+
+def _assigned(found: list[Token], definition: Definition, variable: str, vocabulary: Vocabulary) -> list[_Met]:
+    """The literals that a variable may become: the whole, or a branch of `? :`, or a list's items."""
+    declared = definition.context[variable]
+    members = tuple(declared.of or ())
+    if declared.type == "set" and found and found[0].text == "[":
+        return [(token, variable, members) for token in _listed(found[1:], vocabulary)]
+    if declared.type != "enum":
+        return []
+    met = [(token, variable, members) for token in _results(found) if _is_literal(token, vocabulary)]
+    picked = [(token, face) for token in _results(found) for face in vocabulary.enums.get(token.text, ())]
+    faces = [(Token("string", face, token.col), variable, members) for token, face in picked if token.text not in members]
+    return [*met, *(face for face in faces if face[0].text not in members)]
+
+
+def _results(found: list[Token]) -> Iterator[Token]:
+    """Single words that are the whole value, or a whole branch of `? :`."""
+    ends = {"?", ":", ")", ""}
+    for index, token in enumerate(found):
+        before = found[index - 1].text if index else ""
+        after = found[index + 1].text if index + 1 < len(found) else ""
+        if before in {"?", ":", ""} and after in ends and (before or not after):
+            yield token
+
+
+def _secrets(draft: Draft, slot: Slot, expression: Expression) -> Iterator[Finding]:
+    context = draft.definition.context
+    hidden = [name for name in expression.names if name in context and context[name].secret]
+    dice = {f"dice.{name}": die for name, die in _dice_around(draft, slot.edge).items()}
+    secret_dice = [name for name in expression.names if isinstance(dice.get(name), LongDie) and dice[name].secret]
+    open_dice = [name for name in expression.names if name in dice and name not in secret_dice]
+    if slot.role == "guard":
+        return
+    target = slot.variable
+    if target is not None and context[target].secret:
+        for name in open_dice:
+            message = f"the secret '{target}' takes {name}, which every answer shows. Write the die with secret: true"
+            yield draft.at_value(slot.path, "E308", message)
+        return
+    for name in (*hidden, *secret_dice):
+        where = f"'{target}'" if target else "ai_state"
+        mend = f"Make '{target}' secret too, or let a guard choose the value" if target else "Read something else"
+        yield draft.at_value(slot.path, "E307", f"the secret {name} would be told through {where}. {mend}")
+
+
+def _dice_around(draft: Draft, edge: Edge | None) -> dict[str, str | LongDie]:
+    if edge is None:
+        return {}
+    group = [other for other in draft.edges if other.event == edge.event and other.source in {edge.source, ROOT}]
+    return {name: die for other in group for name, die in other.dice.items()}
+
+
+def _unread_dice(draft: Draft, read: set[str]) -> Iterator[Finding]:
+    told = any("dice" in file.prompt.inputs for file in draft.prompts if file.prompt)
+    if told or any("dice." in text for file in draft.fragments for text in _say(file.document.value)):
+        return
+    seen: set[Path] = set()
+    for edge in draft.edges:
+        for name in edge.dice:
+            path = _die_path(draft, edge, name)
+            if f"dice.{name}" not in read and path not in seen:
+                seen.add(path)
+                yield draft.at_key(path, "W201", f"the die '{name}' is rolled and nothing reads dice.{name}. Read it, or delete it")
+
+
+def _say(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _say(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _say(each)
+
+
+def _die_path(draft: Draft, edge: Edge, name: str) -> Path:
+    for length in range(len(edge.path), -1, -1):
+        path = (*edge.path[:length], "dice", name)
+        if path in draft.document.places.keys:
+            return path
+    return edge.path
+
+
+def _stuck(draft: Draft) -> Iterator[Finding]:
+    """States that can be left only by guards on what is learned, where nothing else gives it a value."""
+    for name, state in draft.definition.states.items():
+        loose = [learned for learned, rule in state.learn.items() if _has_no_otherwise(rule)]
+        own = [edge for edge in edges_in(draft, name) if edge.target != name and not edge.must]
+        for learned in loose:
+            if own and all(any(learned in words(guard) for guard in guards(edge)) for edge in own):
+                message = f"every way out of '{name}' reads '{learned}', which a narration may not bring. Add `otherwise`"
+                yield draft.at_key(("states", name, "learn", learned), "W204", message)
+
+
+def _has_no_otherwise(rule: object) -> bool:
+    return not isinstance(getattr(rule, "otherwise", None), bool | int | float | str)

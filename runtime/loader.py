@@ -1,0 +1,211 @@
+"""From a project's files to machines: what a designer wrote, read, judged and compiled.
+
+A pipeline in which every step hands on what it could save, so that all faults are told at once:
+files → `document` (YAML with places) → `shape` (schema) → `draft` (with prompts and fragments) →
+`check` (rules) → `machine.build`. What is read here is what the digest covers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+
+from runtime import machine as machines
+from runtime.check import check
+from runtime.document import Document, Places, read, too_large
+from runtime.draft import Draft, FragmentFile, PromptFile
+from runtime.errors import DesignError, Finding
+from runtime.fragments import language_of, parse_fragments
+from runtime.machine import Machine, story_names
+from runtime.model import Definition, Edge, edges_of
+from runtime.prompt import parse_prompt
+from runtime.schema import schema
+from runtime.shape import shaped
+
+__all__ = ["digest_of", "findings_of", "load", "load_project", "read_project", "schema"]
+
+MACHINES, PROMPTS = "machines", "prompts"
+OFFLINE = "offline"
+_FENCE = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+_INCLUDE = re.compile(r"""\{%-?\s*include\s+["']([^"']+)["']""")
+_PROMPT = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_]*)(\.(?P<language>[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})?))?\.prompty")
+
+
+def read_project(folder: Path) -> dict[str, dict[str, str]]:
+    """Every machine of a project: its name → its files (path in the project → text).
+
+    Its files are its YAML, what stands in its prompts folder, and what these include.
+    Raises DesignError where a file is no UTF-8 or too large, or where there is no machine.
+    """
+    findings: list[Finding] = []
+    found = {path.stem: path for path in sorted((folder / MACHINES).glob("*.yaml"))}
+    if not found:
+        raise DesignError([Finding(f"{MACHINES}/", 1, 1, "E002", f"no machine in {folder / MACHINES}. Write NAME.yaml there")])
+    projects = {name: dict(_files(folder, path, findings)) for name, path in found.items()}
+    if findings:
+        raise DesignError(sorted(set(findings)))
+    return projects
+
+
+def _files(folder: Path, path: Path, findings: list[Finding]) -> Iterator[tuple[str, str]]:
+    own = folder / PROMPTS / path.stem
+    waiting = [path, *sorted(each for each in own.rglob("*") if each.is_file() and not each.name.startswith("."))]
+    seen = set(waiting)
+    while waiting:
+        here = waiting.pop(0)
+        name = here.relative_to(folder).as_posix()
+        text = _text(here, name, findings)
+        if text is None:
+            continue
+        yield name, text
+        included = [folder / PROMPTS / each for each in _INCLUDE.findall(text) if _stays_inside(each)]
+        fresh = [each for each in dict.fromkeys(included) if each not in seen and each.is_file()]
+        seen.update(fresh)
+        waiting += fresh
+
+
+def _stays_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def _text(path: Path, name: str, findings: list[Finding]) -> str | None:
+    """A file's text with line ends as \\n, None where it can't be read."""
+    if fault := too_large(name, path.stat().st_size):
+        findings.append(fault)
+        return None
+    raw = path.read_bytes()
+    try:
+        return raw.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        col = error.start - raw.rfind(b"\n", 0, error.start)
+        findings.append(Finding(name, line, col, "E002", "the file is not UTF-8 here. Save it as UTF-8"))
+        return None
+
+
+def digest_of(files: Mapping[str, str]) -> str:
+    """The SHA-256 of a machine's files, as hex: over JSON with sorted keys, so equal everywhere."""
+    return hashlib.sha256(msgspec.json.encode(dict(files), order="sorted")).hexdigest()
+
+
+def load(files: Mapping[str, str]) -> Machine:
+    """Compile a machine from its files. Raises DesignError with every fault, in file order."""
+    draft, findings = _judged(files)
+    faults = [finding for finding in findings if finding.is_fault]
+    if faults or draft is None:
+        raise DesignError(faults)
+    fragments = {file.language: file.fragments for file in draft.fragments if file.fragments}
+    return machines.build(
+        draft.definition, draft.edges, draft.variants(), fragments, dict(files), digest_of(files), tuple(findings)
+    )
+
+
+def load_project(folder: Path) -> dict[str, Machine]:
+    """Every machine of a project. Raises DesignError with all faults of all machines."""
+    loaded: dict[str, Machine] = {}
+    faults: list[Finding] = []
+    for name, files in read_project(folder).items():
+        try:
+            loaded[name] = load(files)
+        except DesignError as error:
+            faults += error.findings
+    if faults:
+        raise DesignError(sorted(set(faults)))
+    return loaded
+
+
+def findings_of(files: Mapping[str, str]) -> list[Finding]:
+    """Every fault and warning of a machine's files, in file order."""
+    return _judged(files)[1]
+
+
+def _judged(files: Mapping[str, str]) -> tuple[Draft | None, list[Finding]]:
+    draft, findings = _draft(files)
+    if draft is not None:
+        findings += check(draft)
+    return draft, sorted(set(findings), key=lambda finding: (not finding.file.startswith(MACHINES), finding))
+
+
+def _draft(files: Mapping[str, str]) -> tuple[Draft | None, list[Finding]]:
+    """The draft of a machine, None where its file has no shape; and the faults of reading it."""
+    file = next((name for name in files if name.startswith(f"{MACHINES}/")), f"{MACHINES}/")
+    document = read(file, files.get(file, ""), may_be_null=lambda path: path[:1] == ("slots",))
+    findings = list(document.findings)
+    is_whole = document.value is not None and not document.gone
+    if document.value is not None:
+        document, faults = shaped(document)
+        findings += faults
+        is_whole = is_whole and not faults
+    prompts = tuple(_prompts(files, findings))
+    if document.value is None:
+        return None, findings
+    definition = msgspec.convert(document.value, Definition)
+    edges = tuple(_in_file_order(edges_of(definition), document.places))
+    fragments = tuple(_fragments(files, definition, edges, findings))
+    draft = Draft(
+        document=document, definition=definition, edges=edges, prompts=prompts, fragments=fragments, is_whole=is_whole
+    )
+    return draft, findings
+
+
+def _in_file_order(edges: tuple[Edge, ...], places: Places) -> list[Edge]:
+    """Edges as they stand in the file inside each state: options and `on` in either order."""
+    rank = {source: index for index, source in enumerate(dict.fromkeys(edge.source for edge in edges))}
+    return sorted(edges, key=lambda edge: (rank[edge.source], places.key(edge.path)))
+
+
+def _prompts(files: Mapping[str, str], findings: list[Finding]) -> Iterator[PromptFile]:
+    includes = {name.removeprefix(f"{PROMPTS}/"): text for name, text in files.items() if name.startswith(f"{PROMPTS}/")}
+    for file, text in files.items():
+        if PurePosixPath(file).suffix == ".prompty":
+            yield _prompt(file, text, includes, findings)
+
+
+def _prompt(file: str, text: str, includes: Mapping[str, str], findings: list[Finding]) -> PromptFile:
+    match = _PROMPT.fullmatch(PurePosixPath(file).name)
+    if match is None:
+        message = "no prompt's file name: write NAME.prompty or NAME.zh.prompty"
+        findings.append(Finding(file, 1, 1, "E405", message))
+        return PromptFile(PurePosixPath(file).stem, "", _nothing(file), None)
+    name, language = match["name"], match["language"] or ""
+    fence = _FENCE.match(text)
+    if fence is None:
+        message = "a prompt begins with its front matter between two lines of ---"
+        findings.append(Finding(file, 1, 1, "E405", message))
+        return PromptFile(name, language, _nothing(file), None)
+    front = read(file, fence[1], first_line=2) if fence[1].strip() else _nothing(file)
+    findings += front.findings
+    if front.value is None:
+        return PromptFile(name, language, front, None)
+    body_line = text.count("\n", 0, fence.end()) + 1
+    prompt, faults = parse_prompt(name, language or None, file, front.value, text[fence.end() :], body_line, includes)
+    for fault in faults:
+        place = front.places.key(fault.path) if fault.path else (fault.line, fault.col)
+        findings.append(Finding(fault.file, *place, fault.code, fault.message))
+    return PromptFile(name, language, front, prompt)
+
+
+def _nothing(file: str) -> Document:
+    return Document(file, {}, Places({(): (1, 1)}, {}, {}), (), frozenset())
+
+
+def _fragments(
+    files: Mapping[str, str], definition: Definition, edges: tuple[Edge, ...], findings: list[Finding]
+) -> Iterator[FragmentFile]:
+    names = story_names(definition, edges)
+    for file, text in files.items():
+        path = PurePosixPath(file)
+        if path.suffix == ".yaml" and path.name.startswith(f"{OFFLINE}.") and file.startswith(f"{PROMPTS}/"):
+            document = read(file, text)
+            findings += document.findings
+            fragments = None
+            if document.value is not None:
+                fragments, faults = parse_fragments(document.value, names, file)
+                findings += [Finding(file, *document.places.value(where), code, said) for where, code, said in faults]
+            yield FragmentFile(language_of(file), document, fragments)
