@@ -183,7 +183,9 @@ def key_of(offer: Offer) -> str:
     return offer.key or offer.kind
 
 
-def answer_schema(prompt: Prompt, ai_state: tuple[str, ...], offer: tuple[Offer, ...], bounds: Bounds) -> dict[str, Any]:
+def answer_schema(
+    prompt: Prompt, ai_state: tuple[str, ...], offer: tuple[Offer, ...], bounds: Bounds
+) -> dict[str, Any]:
     """The JSON Schema of a model's whole answer: {…outputs, ai_state: {name: str}, options: [{key, text}]}.
 
     `ai_state` are the names that the machine takes from `output.*`, each optional; where there are
@@ -281,7 +283,7 @@ def _schema_breaches(answer: Any, validator: jsonschema_rs.Validator) -> Iterato
     for error in validator.iter_errors(answer):
         path = ".".join(map(str, error.instance_path))
         kind = error.kind.name
-        if kind == "maxLength":
+        if isinstance(error.kind, jsonschema_rs.ValidationErrorKind.MaxLength):
             yield Breach(path, "length", f"longer than {error.kind.limit} characters. Shorten it.")
         elif not (path.startswith("options") and kind in _SAID_BETTER):
             yield Breach(path, "schema", error.message)

@@ -116,7 +116,7 @@ def _edge(choose: Callable[[list[Any]], Any]) -> Callable[[Iterable[Any]], Any]:
     return chosen
 
 
-def _number(kind: type[int] | type[float]) -> Callable[..., float]:
+def _number(kind: type[int | float]) -> Callable[..., float]:
     def converted(value: Any, default: float = 0) -> float:
         try:
             return kind(float(value)) if isinstance(value, str) else kind(value)

@@ -101,9 +101,7 @@ def _whole(value: Mapping[str, Any], faults: list[OutputFault]) -> dict[str, Any
     return {} if faults else {"additionalProperties": False, **value}
 
 
-def _short(
-    value: Mapping[str, Any], path: Path, faults: list[OutputFault], kinds: dict[Path, str]
-) -> dict[str, Any]:
+def _short(value: Mapping[str, Any], path: Path, faults: list[OutputFault], kinds: dict[Path, str]) -> dict[str, Any]:
     """The schema of a short form; its faults and its leaves' kinds are added to the two given."""
     properties: dict[str, Any] = {}
     required: list[str] = []
@@ -157,7 +155,9 @@ def _leaf(written: str, path: Path) -> tuple[dict[str, Any], bool] | OutputFault
 def _schema_faults(schema: Mapping[str, Any], path: Path) -> Iterator[OutputFault]:
     reference = next(_references(schema), None)
     if reference:
-        yield OutputFault(path, "E413", f"`{reference}` is not part of outputs: nothing is looked up. Write it in place.")
+        yield OutputFault(
+            path, "E413", f"`{reference}` is not part of outputs: nothing is looked up. Write it in place."
+        )
         return
     try:
         jsonschema_rs.validator_for(dict(schema))

@@ -21,7 +21,8 @@ from msgspec import Struct
 from runtime import template as templates
 from runtime.errors import EdgewiseError
 from runtime.outputs import Outputs, parse_outputs
-from runtime.template import Budget, Flaw, PromptError, Source, Template
+from runtime.source import ROLE_LINE, Flaw, Places, Source
+from runtime.template import Budget, PromptError, Template
 
 __all__ = [
     "CODES",
@@ -42,8 +43,27 @@ __all__ = [
 Role = Literal["system", "user", "assistant"]
 
 TURN_INPUTS = frozenset(
-    "slots time step session language limits constraints title state from_state tell option text changes "
-    "dice offer recent memory ending".split()
+    [
+        "slots",
+        "time",
+        "step",
+        "session",
+        "language",
+        "limits",
+        "constraints",
+        "title",
+        "state",
+        "from_state",
+        "tell",
+        "option",
+        "text",
+        "changes",
+        "dice",
+        "offer",
+        "recent",
+        "memory",
+        "ending",
+    ]
 )
 """The inputs that every turn has; any other name is a context variable."""
 
@@ -65,17 +85,16 @@ CODES: Mapping[str, str] = {
 """The codes of faults and warnings in prompt files, one sentence each."""
 
 _KEYS = ("description", "inputs", "outputs", "model")
-_OPTIONS: Mapping[str, tuple[type | tuple[type, ...], float, float]] = {
-    "temperature": ((int, float), 0, 2),
-    "top_p": ((int, float), 0, 1),
-    "max_tokens": (int, 1, 32_768),
-    "presence_penalty": ((int, float), -2, 2),
-    "frequency_penalty": ((int, float), -2, 2),
+_OPTIONS: Mapping[str, tuple[float, float]] = {
+    "temperature": (0, 2),
+    "top_p": (0, 1),
+    "max_tokens": (1, 32_768),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
 }
+_WHOLE = "max_tokens"
 _INPUT = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_ALMOST_ROLE = re.compile(
-    r"^[ \t]*(?:system|user|assistant)s?[ \t]*[:\uff1a][ \t]*$", re.MULTILINE | re.IGNORECASE
-)
+_ALMOST_ROLE = re.compile(r"^[ \t]*(?:system|user|assistant)s?[ \t]*[:\uff1a][ \t]*$", re.MULTILINE | re.IGNORECASE)
 
 
 class SayError(EdgewiseError):
@@ -140,7 +159,7 @@ class Prompt(Struct, frozen=True, kw_only=True):
     hash: str
 
 
-def parse_prompt(  # noqa: PLR0913 - the parts of a prompt file
+def parse_prompt(
     name: str,
     language: str | None,
     file: str,
@@ -159,7 +178,7 @@ def parse_prompt(  # noqa: PLR0913 - the parts of a prompt file
     faults += _body_faults(Source(file, body, body_line))
     parts, flaws = _compiled(Source(file, body, body_line), includes)
     faults += map(_fault, flaws)
-    faults += map(_fault, _undeclared(parts, front.inputs))
+    faults += map(_fault, _undeclared(parts, front.inputs, includes))
     faults += _advice(parts, front.inputs, file)
     if any(fault.code.startswith("E") for fault in faults):
         return None, _sorted(faults)
@@ -268,9 +287,10 @@ def _model_faults(model: object) -> Iterator[Found]:
 def _option_faults(name: str, value: object) -> Iterator[Found]:
     if name not in _OPTIONS:
         return
-    kinds, low, high = _OPTIONS[name]
+    low, high = _OPTIONS[name]
+    kinds = int if name == _WHOLE else int | float
     if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
-        number = "a whole number" if kinds is int else "a number"
+        number = "a whole number" if name == _WHOLE else "a number"
         message = f"`{name}` must be {number} from {low:,} to {high:,}, not {value!r}."
         yield ("model", "options", name), "E411", message
 
@@ -280,13 +300,14 @@ def _option_faults(name: str, value: object) -> Iterator[Found]:
 
 def _split(body: Source) -> list[tuple[Role, Source]]:
     """The messages' templates, each without the blank lines around it."""
-    marks = list(templates.ROLE_LINE.finditer(body.text))
+    marks = list(ROLE_LINE.finditer(body.text))
     ends = [*(mark.start() for mark in marks), len(body.text)]
     parts: list[tuple[Role, Source]] = []
     for mark, (_, end) in zip(marks, pairwise(ends), strict=True):
         text = body.text[mark.end() : end]
         bare = text.lstrip("\n")
-        line = body.line + body.text.count("\n", 0, mark.end()) + len(text) - len(bare)
+        blank = len(text) - len(bare) if bare.strip() else 1
+        line = body.line + body.text.count("\n", 0, mark.end()) + blank
         parts.append((_role(mark.group(1)), Source(body.file, bare.rstrip("\n"), line)))
     return parts
 
@@ -296,13 +317,13 @@ def _role(word: str) -> Role:
 
 
 def _body_faults(body: Source) -> Iterator[Fault]:
-    first = templates.ROLE_LINE.search(body.text)
+    first = ROLE_LINE.search(body.text)
     before = body.text[: first.start()] if first else body.text
     if before.strip():
         line = body.line + len(before) - len(before.lstrip("\n"))
         yield Fault(line, 1, "E415", "text before the first role line. Put `system:` above it.", body.file)
     for match in _ALMOST_ROLE.finditer(body.text):
-        if not templates.ROLE_LINE.fullmatch(match.group()):
+        if not ROLE_LINE.fullmatch(match.group()):
             word = re.sub(r"[^a-z]", "", match.group().lower())
             mend = f"Write `{next(role for role in get_args(Role) if word.startswith(role))}:` alone on its line."
             line = body.line + body.text.count("\n", 0, match.start())
@@ -313,8 +334,7 @@ def _body_faults(body: Source) -> Iterator[Fault]:
         yield Fault(body.line, 1, "E416", message, body.file)
     for role, part in _split(body):
         if not part.text.strip():
-            line = max(body.line, part.line - 1)
-            yield Fault(line, 1, "E416", f"no text below `{role}:`. Write some or drop the line.", body.file)
+            yield Fault(part.line - 1, 1, "E416", f"no text below `{role}:`. Write some or drop the line.", body.file)
 
 
 def _compiled(body: Source, includes: Mapping[str, str]) -> tuple[list[tuple[Role, Template]], list[Flaw]]:
@@ -327,13 +347,22 @@ def _compiled(body: Source, includes: Mapping[str, str]) -> tuple[list[tuple[Rol
     return parts, flaws
 
 
-def _undeclared(parts: list[tuple[Role, Template]], inputs: tuple[str, ...]) -> Iterator[Flaw]:
+def _undeclared(
+    parts: list[tuple[Role, Template]], inputs: tuple[str, ...], includes: Mapping[str, str]
+) -> Iterator[Flaw]:
     for _, part in parts:
+        places = Places(part.source)
         for name in sorted(part.names.difference(inputs)):
             close = difflib.get_close_matches(name, inputs, 1, 0.6)
             mend = f"Did you mean '{close[0]}'? Else add" if close else "Add"
-            message = f"'{name}' is read and not declared. {mend} it to `inputs`."
-            yield templates.flaw_at(part.source, name, "E418", message)
+            include = "" if places.has(name) else _include_that_reads(name, part, includes)
+            where = f" in '{include}'" if include else ""
+            message = f"'{name}' is read{where} and not declared. {mend} it to `inputs`."
+            yield places.first("include" if include else name, "E418", message)
+
+
+def _include_that_reads(name: str, part: Template, includes: Mapping[str, str]) -> str:
+    return next((path for path in sorted(part.includes) if Places(Source(path, includes[path])).has(name)), "")
 
 
 def _advice(parts: list[tuple[Role, Template]], inputs: tuple[str, ...], file: str) -> Iterator[Fault]:
@@ -345,7 +374,7 @@ def _advice(parts: list[tuple[Role, Template]], inputs: tuple[str, ...], file: s
     for role, part in parts:
         if role == "system" and "text" in part.names:
             message = "the player's own words stand in a system message. Move them below `user:`."
-            yield _fault(templates.flaw_at(part.source, "text", "W411", message))
+            yield _fault(Places(part.source).first("text", "W411", message))
 
 
 # --- rendering ---

@@ -14,6 +14,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
+from traceback import walk_tb
 from typing import Any
 
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, meta, nodes, pass_context
@@ -26,6 +27,7 @@ from msgspec import Struct
 
 from runtime import filters
 from runtime.errors import EdgewiseError
+from runtime.source import ROLE_LINE, Flaw, Places, Source
 
 MAX_CHARS = 65_536
 """The longest rendered prompt, and the longest template, in code points."""
@@ -59,9 +61,6 @@ CODES: Mapping[str, str] = {
 }
 """The codes of faults and warnings in templates."""
 
-ROLE_LINE = re.compile(r"^(system|user|assistant):[ \t]*$", re.MULTILINE)
-"""A line that begins a message."""
-
 
 class PromptError(EdgewiseError):
     """A prompt or fragment can't be rendered with these inputs; `file` and `line` say where, '' and 0 where unknown."""
@@ -71,24 +70,6 @@ class PromptError(EdgewiseError):
     def __init__(self, message: str, *, file: str = "", line: int = 0) -> None:
         super().__init__(f"{file}:{line} {message}" if file else message)
         self.message, self.file, self.line = message, file, line
-
-
-class Flaw(Struct, frozen=True, order=True):
-    """A fault or warning at a place in a template's file; lines and columns count from 1."""
-
-    file: str
-    line: int
-    col: int
-    code: str
-    message: str
-
-
-class Source(Struct, frozen=True):
-    """A template's text and where it stands: its first line's number in the file."""
-
-    file: str
-    text: str
-    line: int = 1
 
 
 class Template(Struct, frozen=True):
@@ -128,13 +109,13 @@ _ALLOWED = frozenset({
     nodes.Name, nodes.Const, nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair, nodes.CondExpr, nodes.Filter,
     nodes.Test, nodes.Getattr, nodes.Getitem, nodes.Slice, nodes.Compare, nodes.Operand, nodes.And, nodes.Or,
     nodes.Not, nodes.Neg, nodes.Pos, nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Concat,
-    nodes.Keyword, nodes.Pow, nodes.Mod, nodes.Call,
+    nodes.Keyword, nodes.Pow, nodes.Mod, nodes.Call, nodes.Scope,
 })  # fmt: skip
 
 _REFUSED: Mapping[type[nodes.Node], tuple[str, str]] = {
-    nodes.Import: ("import", "Use `{% include \"machine/_part.md\" %}` for shared text."),
-    nodes.FromImport: ("from", "Use `{% include \"machine/_part.md\" %}` for shared text."),
-    nodes.Extends: ("extends", "Use `{% include \"machine/_part.md\" %}` for shared text."),
+    nodes.Import: ("import", 'Use `{% include "machine/_part.md" %}` for shared text.'),
+    nodes.FromImport: ("from", 'Use `{% include "machine/_part.md" %}` for shared text.'),
+    nodes.Extends: ("extends", 'Use `{% include "machine/_part.md" %}` for shared text.'),
     nodes.Block: ("block", "Write the text in place."),
     nodes.Macro: ("macro", "Write the text in place, or include a file."),
     nodes.CallBlock: ("call", "Write the text in place, or include a file."),
@@ -144,10 +125,42 @@ _REFUSED: Mapping[type[nodes.Node], tuple[str, str]] = {
 }  # fmt: skip
 
 _OWN_NAMES = frozenset({"self", "super", "caller", "varargs", "kwargs"})
-_LOOP = frozenset("index index0 first last length revindex revindex0 previtem nextitem".split())
+_LOOP = frozenset(["index", "index0", "first", "last", "length", "revindex", "revindex0", "previtem", "nextitem"])
 _TESTS = frozenset(
-    "defined undefined none string number integer float boolean mapping sequence iterable true false even odd "
-    "divisibleby in eq equalto ne lt lessthan le gt greaterthan ge == != < <= > >=".split()
+    [
+        "defined",
+        "undefined",
+        "none",
+        "string",
+        "number",
+        "integer",
+        "float",
+        "boolean",
+        "mapping",
+        "sequence",
+        "iterable",
+        "true",
+        "false",
+        "even",
+        "odd",
+        "divisibleby",
+        "in",
+        "eq",
+        "equalto",
+        "ne",
+        "lt",
+        "lessthan",
+        "le",
+        "gt",
+        "greaterthan",
+        "ge",
+        "==",
+        "!=",
+        "<",
+        "<=",
+        ">",
+        ">=",
+    ]
 )
 
 
@@ -248,42 +261,6 @@ FILTERS = frozenset(name for name in _ENVIRONMENT.filters if name.isidentifier()
 """The filters that a template may use."""
 
 
-# --- places ---
-
-_TAG = re.compile(r"\{#.*?#\}|\{%.*?%\}|\{\{.*?\}\}", re.DOTALL)
-_TEXT = re.compile(r"'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\"")
-_VISIBLE = re.compile(r"[^\n]")
-
-
-def _blank(match: re.Match[str] | str) -> str:
-    return _VISIBLE.sub(" ", match if isinstance(match, str) else match.group())
-
-
-def _code_of(text: str) -> list[str]:
-    """The template's lines with all but the code blanked, so that a word found is code."""
-    code, end = "", 0
-    for tag in _TAG.finditer(text):
-        body = _blank(tag) if tag.group().startswith("{#") else _TEXT.sub(_blank, tag.group())
-        code += _blank(text[end : tag.start()]) + body
-        end = tag.end()
-    return (code + _blank(text[end:])).split("\n")
-
-
-class _Places:
-    """Where things stand: Jinja knows lines, the column is looked up by the word."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.code = _code_of(source.text)
-
-    def flaw(self, lineno: int, word: str, code: str, message: str) -> Flaw:
-        row = self.code[lineno - 1] if 0 < lineno <= len(self.code) else ""
-        found = re.search(rf"(?<!\w){re.escape(word)}(?!\w)" if word.isidentifier() else re.escape(word), row)
-        found = found or re.search(r"\w", row) or re.search(r"\S", row)
-        col = found.start() + 1 if found else 1
-        return Flaw(self.source.file, self.source.line + lineno - 1, col, code, message)
-
-
 # --- vetting ---
 
 
@@ -306,8 +283,8 @@ Judged = tuple[str, str, str]
 
 def _judge_filter(node: nodes.Filter) -> Iterator[Judged]:
     if node.name not in FILTERS:
-        message = f"no filter '{node.name}' in prompts.{_near(node.name, FILTERS) or ' Filters: ' + ', '.join(sorted(FILTERS)) + '.'}"
-        yield node.name, "E422", message
+        near = _near(node.name, FILTERS) or f" Filters: {', '.join(sorted(FILTERS))}."
+        yield node.name, "E422", f"no filter '{node.name}' in prompts.{near}"
     if node.dyn_args is not None or node.dyn_kwargs is not None:
         yield node.name, "E421", f"`*` in the arguments of '{node.name}' is not part of prompts. Write them out."
 
@@ -402,7 +379,7 @@ def _judge(node: nodes.Node) -> Iterator[Judged]:
         yield from _JUDGES[kind](node)
 
 
-def _vet(tree: nodes.Template, places: _Places, loops: int) -> Iterator[Flaw]:
+def _vet(tree: nodes.Template, places: Places, loops: int) -> Iterator[Flaw]:
     """Every flaw of one file's syntax tree; `loops` = how many loops the file is included in."""
     stack: list[tuple[nodes.Node, int, int]] = [(tree, 0, loops)]
     while stack:
@@ -411,11 +388,13 @@ def _vet(tree: nodes.Template, places: _Places, loops: int) -> Iterator[Flaw]:
             yield places.flaw(node.lineno, "", "E420", f"the template is nested deeper than {MAX_DEPTH}. Simplify it.")
             return
         for word, code, message in _judge(node):
-            yield places.flaw(node.lineno, word, code, message)
+            yield places.flaw(node.lineno or 1, word, code, message)
         if isinstance(node, nodes.For):
             around += 1
             if around > MAX_LOOPS:
-                yield places.flaw(node.lineno, "for", "E425", "loops are nested deeper than two. Flatten the inner one.")
+                yield places.flaw(
+                    node.lineno, "for", "E425", "loops are nested deeper than two. Flatten the inner one."
+                )
         stack += [(child, depth + 1, around) for child in node.iter_child_nodes()]
 
 
@@ -432,7 +411,7 @@ class _Reader:
 
     def tree(self, source: Source, chain: tuple[str, ...] = (), loops: int = 0) -> nodes.Template | None:
         """The vetted tree with includes spliced in; None where a flaw is in the way."""
-        places = _Places(source)
+        places = Places(source)
         tree = self._parsed(source, places)
         if tree is None:
             return None
@@ -442,9 +421,11 @@ class _Reader:
             return None
         return _Rewriter(self, places, chain, loops).rewritten(tree)
 
-    def _parsed(self, source: Source, places: _Places) -> nodes.Template | None:
+    def _parsed(self, source: Source, places: Places) -> nodes.Template | None:
         if len(source.text) > MAX_CHARS:
-            self.flaws.append(places.flaw(1, "", "E420", f"the text is longer than {MAX_CHARS:,} code points. Shorten it."))
+            self.flaws.append(
+                places.flaw(1, "", "E420", f"the text is longer than {MAX_CHARS:,} code points. Shorten it.")
+            )
             return None
         try:
             return _ENVIRONMENT.parse(source.text)
@@ -454,9 +435,9 @@ class _Reader:
             self.flaws.append(places.flaw(1, "", "E420", "the template can't be read: nested too deep. Simplify it."))
         return None
 
-    def included(self, node: nodes.Include, places: _Places, chain: tuple[str, ...], loops: int) -> list[nodes.Node]:
+    def included(self, node: nodes.Include, places: Places, chain: tuple[str, ...], loops: int) -> list[nodes.Node]:
         """The nodes of an included file, at the line of the tag."""
-        name: str = node.template.value  # type: ignore[attr-defined] - vetted: a Const
+        name = str(node.template.as_const())
         flaw = self._include_flaw(name, chain)
         if flaw:
             self.flaws.append(places.flaw(node.lineno, "include", *flaw))
@@ -467,7 +448,7 @@ class _Reader:
         tree = self.tree(source, (*chain, name), loops)
         return _at_line(tree, node.lineno).body if tree else []
 
-    def _include_flaw(self, name: str, chain: tuple[str, ...]) -> Judged | tuple[str, str] | None:
+    def _include_flaw(self, name: str, chain: tuple[str, ...]) -> tuple[str, str] | None:
         if name not in self.includes:
             near = _near(name, frozenset(self.includes)) or " Paths start below the prompts folder."
             return "E426", f"no include '{name}'.{near}"
@@ -481,7 +462,7 @@ class _Reader:
 class _Rewriter(NodeTransformer):
     """Puts the meters in: loops count their rounds, `~` pays, includes become scopes."""
 
-    def __init__(self, reader: _Reader, places: _Places, chain: tuple[str, ...], loops: int) -> None:
+    def __init__(self, reader: _Reader, places: Places, chain: tuple[str, ...], loops: int) -> None:
         self.reader, self.places, self.chain, self.loops = reader, places, chain, loops
 
     def rewritten(self, tree: nodes.Template) -> nodes.Template:
@@ -511,7 +492,7 @@ class _Rewriter(NodeTransformer):
         return nodes.Scope(body, lineno=node.lineno)
 
 
-def _filter(node: nodes.Expr, name: str, args: list[nodes.Expr]) -> nodes.Filter:
+def _filter(node: nodes.Node, name: str, args: list[nodes.Expr]) -> nodes.Filter:
     return nodes.Filter(node, name, args, [], None, None, lineno=node.lineno)
 
 
@@ -521,7 +502,7 @@ def _at_line(tree: nodes.Template, lineno: int) -> nodes.Template:
     return tree
 
 
-def _syntax_flaw(error: TemplateSyntaxError, places: _Places) -> Flaw:
+def _syntax_flaw(error: TemplateSyntaxError, places: Places) -> Flaw:
     message = error.message or "broken syntax"
     got = re.search(r"(?:got|unknown tag|unexpected) '([^']+)'", message)
     unclosed = "end of template" in message or "Missing end of" in message
@@ -552,18 +533,10 @@ def compile_template(
         names = frozenset(meta.find_undeclared_variables(tree))
         code = _ENVIRONMENT.compile(tree, source.file, source.file)
     except (TemplateError, SyntaxError, RecursionError, MemoryError) as error:
-        flaw = _Places(source).flaw(getattr(error, "lineno", None) or 1, "", "E420", f"{error}. Simplify the template.")
+        flaw = Places(source).flaw(getattr(error, "lineno", None) or 1, "", "E420", f"{error}. Simplify the template.")
         return None, [*reader.flaws, flaw]
     compiled = Compiled.from_code(_ENVIRONMENT, code, {})
     return Template(source, names, frozenset(reader.used), compiled), reader.flaws
-
-
-def flaw_at(source: Source, name: str, code: str, message: str) -> Flaw:
-    """A flaw at the first place where the template's code has a name; its first line where it has none."""
-    places = _Places(source)
-    word = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
-    row = next((number for number, line in enumerate(places.code, 1) if word.search(line)), 1)
-    return places.flaw(row, name, code, message)
 
 
 def render_template(template: Template, inputs: Mapping[str, Any], budget: Budget) -> str:
@@ -582,9 +555,9 @@ def render_template(template: Template, inputs: Mapping[str, Any], budget: Budge
 
 def _line_of(error: BaseException, template: Template) -> int:
     """The line in the file where rendering failed: the deepest frame of the compiled template."""
-    line, trace = 1, error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_globals.get("__jinja_template__") is template.compiled:
-            line = template.compiled.get_corresponding_lineno(trace.tb_lineno)
-        trace = trace.tb_next
+    compiled: Compiled = template.compiled
+    line = 1
+    for frame, lineno in walk_tb(error.__traceback__):
+        if frame.f_globals.get("__jinja_template__") is compiled:
+            line = compiled.get_corresponding_lineno(lineno)
     return template.source.line + line - 1
