@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -31,9 +32,13 @@ from msgspec.structs import replace
 from rich.pretty import pretty_repr
 from tasks import BOUNDS, GOOD, OFFER, PLAYER_TEXT, task
 
+from runtime import loader
 from runtime.errors import NarrationInvalid, NarratorUnavailable
 from runtime.narrators.openai import MAX_ANSWER_BYTES, OpenAI, Profile, deepseek
-from runtime.session import Usage
+from runtime.narrators.scripted import Scripted
+from runtime.session import Invoke, Usage
+from runtime.stores.memory import MemoryStore
+from runtime.turn import Runtime, play
 
 KEY = "sk-this-is-the-secret-key"
 WHOLE_TURN = 3
@@ -652,6 +657,27 @@ async def test_a_proxy_of_the_environment_is_not_used_for_this_machine(
 
     async with narrator(llm) as openai:
         assert (await openai.narrate(task())).attempts == 1
+
+
+# In the flow.
+
+
+async def test_a_failed_narration_leaves_the_session_unchanged(llm: FakeLLM) -> None:
+    """The turn is refused, the journal is as it was, and the same event plays once the model is back."""
+    llm.will(refuses(401))
+    machines = loader.load_project(Path(__file__).parent / "projects" / "lantern")
+
+    async with narrator(llm) as openai:
+        runtime = Runtime(MemoryStore(), openai, machines, "lantern_house")
+        await runtime.open()
+        with pytest.raises(NarratorUnavailable):
+            await play(runtime, Invoke(event="INIT", session_id="s1", run_seed="a"))
+        assert await runtime.store.head("s1") is None
+
+        runtime.narrator = Scripted([{}], fill=True)
+        played = await play(runtime, Invoke(event="INIT", session_id="s1", run_seed="a"))
+
+    assert played.entry.turn == 1
 
 
 # Secrets.
