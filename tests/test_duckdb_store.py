@@ -329,6 +329,21 @@ async def test_an_entry_that_cannot_be_encoded_never_reaches_the_group(file: Pat
         assert len(await store.entries("s1")) == 1
 
 
+async def test_a_head_that_cannot_be_read_fails_alone(file: Path) -> None:
+    """Those asked for in the same read are answered."""
+    async with opened(file) as store:
+        for session_id in ("bad", "good"):
+            await store.append(entry_after(None, session_id))
+    with duckdb.connect(str(file)) as db:
+        db.execute("UPDATE entries SET body = '{}' WHERE session_id = 'bad'")
+
+    async with opened(file) as store:
+        bad, good = await asyncio.gather(store.head("bad"), store.head("good"), return_exceptions=True)
+
+    assert isinstance(bad, StoreUnavailable)
+    assert good == entry_after(None, "good")
+
+
 async def test_what_is_queued_is_written_before_the_store_closes(file: Path) -> None:
     """And what comes later is refused."""
     entries = [entry_after(None, f"s{number}") for number in range(20)]

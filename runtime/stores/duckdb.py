@@ -160,12 +160,12 @@ class DuckDBStore:
     async def entry(self, session_id: str, turn: int) -> Entry | None:
         """The entry of a turn."""
         rows = await self._read(_ENTRY, [_sid(session_id), session_id, turn])
-        return _decode(rows[0][0]) if rows else None
+        return _entry(rows[0][0]) if rows else None
 
     async def entries(self, session_id: str, *, after: int = 0, limit: int = 100) -> list[Entry]:
         """Entries with `seq > after`, oldest first, at most `limit`."""
         rows = await self._read(_ENTRIES, [_sid(session_id), session_id, after, limit])
-        return [_decode(body) for (body,) in rows]
+        return [_entry(body) for (body,) in rows]
 
     async def append(self, entry: Entry) -> None:
         """Add an entry; returns when it is synced to disk.
@@ -185,7 +185,7 @@ class DuckDBStore:
         """Head entries, newest first, and the cursor that continues the list (None at its end)."""
         before = 2**62 if after is None else position_of(after)
         rows = await self._newest([before, player_id, ended, limit + 1])
-        heads = [_decode(body) for _, body in rows[:limit]]
+        heads = [_entry(body) for _, body in rows[:limit]]
         return heads, cursor_of(rows[limit - 1][0]) if len(rows) > limit else None
 
     async def delete(self, session_id: str) -> bool:
@@ -263,22 +263,24 @@ class DuckDBStore:
         while self._asked:
             asked, self._asked = self._asked, []
             try:
-                rows = await self._read(_HEADS, [[*map(_sid, asked)], asked])
-            except StoreUnavailable as error:
-                self._tell_cold(asked, error)
+                bodies = dict(await self._read(_HEADS, [[*map(_sid, asked)], asked]))
+            except Exception as error:  # noqa: BLE001 - handed to all who wait, whatever it is
+                for session_id in asked:
+                    _fail(self._cold.pop(session_id), error)
             else:
-                self._tell_cold(asked, {session_id: _decode(body) for session_id, body in rows})
+                for session_id in asked:
+                    self._tell_cold(session_id, bodies.get(session_id))
         self._loading = None
 
-    def _tell_cold(self, asked: list[str], found: Mapping[str, Entry] | StoreUnavailable) -> None:
-        for session_id in asked:
-            waiting = self._cold.pop(session_id)
-            if isinstance(found, StoreUnavailable):
-                waiting.set_exception(found)
-                waiting.exception()  # whoever asked may have gone away
-            else:
-                self._heads.put(session_id, found.get(session_id))
-                waiting.set_result(found.get(session_id))
+    def _tell_cold(self, session_id: str, body: str | None) -> None:
+        waiting = self._cold.pop(session_id)
+        try:
+            head = None if body is None else _entry(body)
+        except StoreUnavailable as error:
+            _fail(waiting, error)
+        else:
+            self._heads.put(session_id, head)
+            waiting.set_result(head)
 
     async def _newest(self, wanted: list[Any]) -> list[Row]:
         """Rows of the list, looking no further back than the page needs."""
@@ -540,6 +542,18 @@ def _row(entry: Entry) -> Row:
         entry.hash,
         body,
     )
+
+
+def _entry(body: str) -> Entry:
+    try:
+        return _decode(body)
+    except msgspec.DecodeError as error:
+        raise StoreUnavailable(f"an entry of the journal can't be read: {error}", hint="Restore a backup.") from error
+
+
+def _fail(waiting: asyncio.Future[Any], error: Exception) -> None:
+    waiting.set_exception(error)
+    waiting.exception()  # whoever asked may have gone away, and then nobody else would read it
 
 
 def _sid(session_id: str) -> int:
