@@ -1,0 +1,319 @@
+"""The shapes of answers, for the OpenAPI document; tests hold real answers against them.
+
+Answers are made elsewhere (`runtime.view`, `server.reading`): these Structs describe, and build
+nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+from runtime.errors import Retry
+
+Text = dict[str, str]
+"""One text by language."""
+
+
+class Shape(Struct, frozen=True):
+    """A part of an answer."""
+
+
+class EventTold(Shape, frozen=True):
+    """The event that was played, in the client's spelling."""
+
+    type: str
+
+
+class TimeTold(Shape, frozen=True):
+    """The session's clock; `remaining_seconds` is 2147483647 where there is no limit."""
+
+    elapsed_active_seconds: int
+    remaining_seconds: int
+
+
+class SessionTold(Shape, frozen=True):
+    """Where a session stands. `turn` counts turns and never comes again; `step` is the depth on the branch."""
+
+    session_id: str
+    machine: str
+    version: int | str
+    state: str
+    turn: int
+    step: int
+    ended: bool
+    time: TimeTold
+
+
+class OptionTold(Shape, frozen=True):
+    """A choice: send its `id` as payload.selected_option_id, with its `event_type`."""
+
+    id: int
+    text: str
+    event_type: str
+    key: str | UnsetType = UNSET
+    kind: str | UnsetType = UNSET
+
+
+class InputTold(Shape, frozen=True):
+    """Where free text is taken; `max_chars` in code points."""
+
+    event_type: str
+    field: str
+    max_chars: int
+
+
+class RoutingTold(Shape, frozen=True):
+    """What may come next. `next_event_type` is null once ended."""
+
+    next_event_type: str | None
+    should_end: bool
+    allowed_event_types: list[str]
+
+
+class DieTold(Shape, frozen=True):
+    """A die that was rolled."""
+
+    name: str
+    spec: str
+    value: bool | int | str
+
+
+class ChangeTold(Shape, frozen=True):
+    """A shown variable that the rules changed."""
+
+    name: str
+    before: Any = field(name="from")
+    after: Any = field(name="to")
+
+
+class OutcomeTold(Shape, frozen=True):
+    """The machine's own word on the turn."""
+
+    edge: str
+    source: str | None = field(name="from")
+    target: str = field(name="to")
+    dice: list[DieTold]
+    changes: list[ChangeTold]
+
+
+class StatusTold(Shape, frozen=True):
+    """A shown variable."""
+
+    value: bool | int | float | str | list[str]
+    min: float | None
+    max: float | None
+    label: str
+
+
+class EndingTold(Shape, frozen=True):
+    """How the story ended."""
+
+    id: str
+    title: str
+    good: bool | None
+
+
+class KeyChoiceTold(Shape, frozen=True):
+    """A choice that weighed."""
+
+    turn: int
+    text: str
+
+
+class UsageTold(Shape, frozen=True):
+    """Tokens, over all attempts."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+class MetaTold(Shape, frozen=True):
+    """How the turn was told."""
+
+    trace_id: str
+    narrator: str
+    model: str | None
+    ai_generated: bool
+    attempts: int
+    rungs: list[str]
+    fallback: list[str]
+    usage: UsageTold
+    warnings: list[str]
+
+
+class PayloadTold(Shape, frozen=True):
+    """What happened. Beside these keys stand the outputs that the turn's prompt declares: `scene`, `result`, …"""
+
+    ai_state: dict[str, Any]
+    status: dict[str, StatusTold]
+    outcome: OutcomeTold
+    options: list[OptionTold]
+    inputs: list[InputTold]
+    routing: RoutingTold
+    meta: MetaTold
+    ending: EndingTold | UnsetType = UNSET
+    key_choices: list[KeyChoiceTold] | UnsetType = UNSET
+
+
+class Answer(Shape, frozen=True):
+    """The answer to one event."""
+
+    event: EventTold
+    session: SessionTold
+    payload: PayloadTold
+
+
+class Health(Shape, frozen=True):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class Ready(Shape, frozen=True):
+    """A turn could be taken now; `checks` has store, machines and narrator."""
+
+    status: Literal["ready"]
+    checks: dict[str, dict[str, Any]]
+
+
+class MachineLine(Shape, frozen=True):
+    """A machine that new sessions can get."""
+
+    name: str
+    version: int | str
+    digest: str
+    title: Text
+    languages: list[str]
+    slots: dict[str, str | None]
+    is_default: bool
+
+
+class MachineList(Shape, frozen=True):
+    """All machines."""
+
+    items: list[MachineLine]
+    next_after: None
+
+
+class EventLine(Shape, frozen=True):
+    """An event: who may send it, and the JSON Schema of its payload."""
+
+    role: Literal["player", "operator"]
+    label: Text | None
+    payload: dict[str, Any]
+
+
+class MachineTold(MachineLine, frozen=True, kw_only=True):
+    """A machine. `definition` is for operators."""
+
+    initial_event: str
+    limits: dict[str, int | None]
+    events: dict[str, EventLine]
+    definition: dict[str, Any] | UnsetType = UNSET
+
+
+class GraphTold(Shape, frozen=True):
+    """A machine's states and edges."""
+
+    machine: str
+    version: int | str
+    digest: str
+    initial_event: str
+    states: list[dict[str, Any]]
+    edges: list[dict[str, Any]]
+
+
+class SessionLine(Shape, frozen=True):
+    """A session in a list; `at` is when its head turn was answered."""
+
+    session: SessionTold
+    routing: RoutingTold
+    player_id: str | None
+    run_seed: str
+    language: str
+    at: str
+
+
+class SessionList(Shape, frozen=True):
+    """Sessions, newest first; `next_after` goes on."""
+
+    items: list[SessionLine]
+    next_after: str | None
+
+
+class SessionShown(Shape, frozen=True):
+    """A session. `answer` is the head turn's data exactly as it was sent; `context` is for operators."""
+
+    session: SessionTold
+    answer: Answer
+    allowed_event_types: list[str]
+    in_progress: bool
+    can_rewind_to: Annotated[list[int], Meta(description="Empty in this version: it has no rewind.")]
+    context: dict[str, Any] | UnsetType = UNSET
+
+
+class Deleted(Shape, frozen=True):
+    """The session is gone, or never was."""
+
+    session_id: str
+    deleted: Literal[True]
+
+
+class TurnLine(Shape, frozen=True):
+    """A turn in a session's history; `parent` is the turn that it grew from."""
+
+    turn: int
+    parent: int | None
+    kind: str
+    at: str
+    event: EventTold
+    choice: str
+    session: SessionTold
+    outcome: OutcomeTold
+    narration: dict[str, Any]
+    options: list[OptionTold]
+    routing: RoutingTold
+    narrator: str
+    model: str | None
+
+
+class TurnList(Shape, frozen=True):
+    """Turns, oldest first; `next_after` goes on."""
+
+    items: list[TurnLine]
+    next_after: int | None
+
+
+class Explained(Shape, frozen=True):
+    """Why a turn went as it did: each edge considered, with its guard, the values read and the verdict."""
+
+    turn: int
+    parent: int | None
+    event: str
+    choice: dict[str, str]
+    edge: str
+    source: str | None = field(name="from")
+    target: str = field(name="to")
+    dice: list[dict[str, Any]]
+    changes: list[ChangeTold]
+    considered: list[dict[str, Any]]
+    routing: dict[str, Any]
+    prompt_hash: str
+    warnings: list[str]
+
+
+class Failure(Shape, frozen=True):
+    """What a refusal tells, beside its own facts.
+
+    `retry` is `same` (send the same again), `refresh` (read the session, then choose again) or `never`.
+    `player_message` is one sentence for the player.
+    """
+
+    error: str
+    hint: str
+    retry: Retry
+    player_message: str
+    request_id: str

@@ -1,0 +1,87 @@
+"""The Litestar application: `create_app` makes one; `uvicorn server.app:app` finds one ready."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from litestar import Litestar
+from litestar.config.cors import CORSConfig
+from litestar.datastructures import State
+
+from runtime.errors import DesignError, EdgewiseError
+from server import logs, reading, routes, settings
+from server.auth import Gate, Pace
+from server.build import build_runtime
+from server.edge import Edge, answer_for
+from server.house import House
+from server.meter import Meter
+
+if TYPE_CHECKING:
+    from runtime.turn import Runtime
+    from server.settings import Settings
+
+EXPOSED_HEADERS = ["X-Request-Id", "Idempotency-Replayed", "Retry-After"]
+_FAULTY, _WRONG_USE = 1, 2
+
+
+def create_app(given: Settings, runtime: Runtime | None = None) -> Litestar:
+    """The server for some settings; `runtime` in place of the one that they name.
+
+    Raises DesignError, SettingsError. Its lifespan opens the runtime, and at the end lets the turns
+    under way finish before it closes.
+    """
+    meter = Meter()
+    runtime = runtime or build_runtime(given)
+    runtime.observe = meter.turned
+    meter.watch_under_way(lambda: len(runtime.under_way))
+    app = Litestar(
+        [*routes.HANDLERS, *reading.HANDLERS],
+        lifespan=[_life],
+        exception_handlers={Exception: answer_for},
+        cors_config=_cors(given.cors_origins),
+        openapi_config=None,
+        logging_config=None,
+        state=State({"house": House(runtime, Gate(given), Pace(given.turns_per_minute), meter)}),
+    )
+    app.asgi_handler = Edge(app.asgi_handler, meter)
+    return app
+
+
+@asynccontextmanager
+async def _life(app: Litestar) -> AsyncIterator[None]:
+    runtime: Runtime = app.state["house"].runtime
+    await runtime.open()
+    try:
+        yield
+    finally:
+        await runtime.close()
+
+
+def _cors(origins: tuple[str, ...]) -> CORSConfig | None:
+    if not origins:
+        return None
+    return CORSConfig(allow_origins=list(origins), expose_headers=EXPOSED_HEADERS)
+
+
+def _served() -> Litestar:
+    """The application for this process's settings; ends the process in a sentence where it can't be made."""
+    try:
+        given = settings.load()
+        logs.configure(given)
+        for warning in given.warnings:
+            logs.log.warning("settings", warning=warning)
+        return create_app(given)
+    except EdgewiseError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(_FAULTY if isinstance(error, DesignError) else _WRONG_USE) from None
+
+
+def __getattr__(name: str) -> Litestar:
+    """`app`, made when it is first asked for, so that importing this module builds nothing."""
+    if name != "app":
+        raise AttributeError(name)
+    globals()[name] = app = _served()
+    return app

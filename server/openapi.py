@@ -1,0 +1,290 @@
+"""The OpenAPI document and its page.
+
+Made from what the server itself stands on: the shapes of `wire` and `answers`, the error table,
+and `OPERATIONS`, which a test holds against the routes. The page loads nothing from anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from runtime.errors import Refusal
+from runtime.session import Role
+from server import answers, query
+from server.refusals import TABLE, kinds
+from server.wire import ID_PATTERN, InvokeSent
+
+_PAGE = Path(__file__).with_name("schema.html")
+_REF = "#/components/schemas/{name}"
+
+_EVERY = ("bad_request", "internal_error")
+_TOKEN = ("unauthenticated", "forbidden")
+_STORE = ("store_unavailable", "overloaded")
+_SESSION = (*_TOKEN, "session_not_found", *_STORE)
+_INVOKE = (
+    *_TOKEN, "malformed_json", "session_not_found", "machine_not_found", "session_exists", "event_not_allowed",
+    "guard_refused", "session_ended", "turn_in_progress", "stale_turn", "machine_changed", "body_too_large",
+    "unsupported_media_type", "validation_error", "unknown_event_type", "option_not_offered",
+    "option_event_mismatch", "text_not_allowed", "constraints_unsatisfiable", "rate_limited", "machine_fault",
+    "not_implemented", "narrator_unavailable", "narration_invalid", *_STORE,
+)  # fmt: skip
+
+
+class Operation(Struct, frozen=True):
+    """One route: who may call it, what it takes, what it gives, and the errors that it may answer."""
+
+    method: str
+    path: str
+    summary: str
+    role: Role | None = "player"
+    query: type[Struct] = query.NoQuery
+    gives: type[Struct] | str | None = None
+    errors: tuple[str, ...] = ()
+
+
+OPERATIONS: Final = (
+    Operation("post", "/invoke", "Play one event: one turn", gives=answers.Answer, errors=_INVOKE),
+    Operation("get", "/health", "Does the process answer?", None, gives=answers.Health),
+    Operation(
+        "get", "/ready", "Could a turn be taken now?", None, gives=answers.Ready, errors=("store_unavailable",)
+    ),
+    Operation("get", "/metrics", "Figures for Prometheus", "operator", gives="text/plain", errors=_TOKEN),
+    Operation(
+        "get", "/machines", "Machines for new sessions", gives=answers.MachineList, errors=(*_TOKEN, "validation_error")
+    ),
+    Operation(
+        "get", "/machines/{name}", "One machine", gives=answers.MachineTold,
+        errors=(*_TOKEN, "machine_not_found", "validation_error"),
+    ),
+    Operation(
+        "get", "/machines/{name}/graph", "A machine's picture: Mermaid, dot or JSON", "operator", query.GraphQuery,
+        answers.GraphTold, (*_TOKEN, "machine_not_found", "validation_error"),
+    ),
+    Operation(
+        "get", "/sessions", "Sessions, newest first; without player_id for operators", "player", query.SessionsQuery,
+        answers.SessionList, (*_TOKEN, "validation_error", *_STORE),
+    ),
+    Operation(
+        "get", "/sessions/{session_id}", "One session", gives=answers.SessionShown,
+        errors=(*_SESSION, "validation_error", "machine_changed"),
+    ),
+    Operation(
+        "delete", "/sessions/{session_id}", "Remove a session for good; again answers the same", "operator",
+        gives=answers.Deleted, errors=(*_TOKEN, "turn_in_progress", *_STORE),
+    ),
+    Operation(
+        "get", "/sessions/{session_id}/turns", "A session's turns, oldest first", "player", query.TurnsQuery,
+        answers.TurnList, (*_SESSION, "validation_error", "machine_changed"),
+    ),
+    Operation(
+        "get", "/sessions/{session_id}/turns/{number}/explain", "Why a turn went as it did", "operator",
+        gives=answers.Explained, errors=(*_SESSION, "turn_not_found", "validation_error", "machine_changed"),
+    ),
+    Operation(
+        "post", "/sessions/{session_id}/rewind", "Go back: not in this version", errors=(*_TOKEN, "not_implemented")
+    ),
+    Operation(
+        "post", "/sessions/{session_id}/fork", "Branch off: not in this version", errors=(*_TOKEN, "not_implemented")
+    ),
+    Operation(
+        "post", "/sessions/{session_id}/regenerate", "Tell again: not in this version",
+        errors=(*_TOKEN, "not_implemented"),
+    ),
+    Operation(
+        "get", "/sessions/{session_id}/export", "Give away: not in this version", errors=(*_TOKEN, "not_implemented")
+    ),
+    Operation(
+        "post", "/store/{task}", "Tend the journal: not in this version", "operator",
+        errors=(*_TOKEN, "not_implemented"),
+    ),
+    Operation("get", "/schema", "This document: a page for browsers, else JSON", None, gives="application/json"),
+    Operation("get", "/schema/openapi.json", "This document as JSON", None, gives="application/json"),
+)  # fmt: skip
+
+
+@cache
+def document_json() -> bytes:
+    """The document as JSON."""
+    return msgspec.json.encode(document())
+
+
+@cache
+def page() -> bytes:
+    """The document as a page that needs no network."""
+    inlined = document_json().replace(b"<", b"\\u003c")
+    return _PAGE.read_bytes().replace(b"/*DOCUMENT*/null", inlined)
+
+
+def document() -> dict[str, Any]:
+    """The OpenAPI 3.1 document."""
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Edgewise", "version": _version(), "description": _ABOUT},
+        "servers": [{"url": "/"}],
+        "security": [{"bearer": []}],
+        "paths": _paths(),
+        "components": {
+            "schemas": _schemas(),
+            "responses": {f"Status{status}": _failure(status, codes) for status, codes in _by_status(TABLE).items()},
+            "headers": {"X-Request-Id": {"description": _REQUEST_ID, "schema": {"type": "string"}}},
+            "parameters": {"X-Request-Id": _request_id_parameter()},
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "description": _TOKENS}},
+        },
+    }
+
+
+_ABOUT = (
+    "Interactive stories, and other flows that a language model narrates, as persisted state machines. "
+    "The machine decides what happens; the model only tells it.\n\n"
+    'Every JSON answer is `{"code", "message", "data"}`: `code` is 0 for success, else the HTTP status.'
+)
+_REQUEST_ID = "The caller's X-Request-Id, if it sent 1 to 128 of `A-Za-z0-9_.:-`; else the server's own."
+_TOKENS = (
+    "A token of EDGEWISE_PLAY_TOKENS (role player) or EDGEWISE_OPERATOR_TOKENS (role operator). "
+    "Where neither is set, everything is open."
+)
+
+
+def _version() -> str:
+    try:
+        return version("edgewise")
+    except PackageNotFoundError:
+        return "0"
+
+
+def _paths() -> dict[str, dict[str, Any]]:
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
+    return paths
+
+
+def _operation(operation: Operation) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "operationId": "_".join([operation.method, *re.findall(r"\w+", operation.path)]),
+        "summary": operation.summary,
+        "parameters": [*_path_parameters(operation.path), *_query_parameters(operation.query), _REQUEST_ID_PARAMETER],
+        "responses": {**_success(operation), **_failures((*operation.errors, *_EVERY))},
+    }
+    if operation.role is None:
+        told["security"] = []
+    else:
+        told["description"] = f"Role: {operation.role}."
+    if operation.path == "/invoke":
+        told["requestBody"] = _invoke_body()
+    return told
+
+
+_REQUEST_ID_PARAMETER = {"$ref": "#/components/parameters/X-Request-Id"}
+
+
+def _request_id_parameter() -> dict[str, Any]:
+    return {"name": "X-Request-Id", "in": "header", "schema": {"type": "string", "pattern": ID_PATTERN}}
+
+
+def _path_parameters(path: str) -> list[dict[str, Any]]:
+    names = re.findall(r"{(\w+)}", path)
+    return [{"name": name, "in": "path", "required": True, "schema": _path_schema(name)} for name in names]
+
+
+def _path_schema(name: str) -> dict[str, Any]:
+    return {"type": "integer", "minimum": 1} if name == "number" else {"type": "string"}
+
+
+def _query_parameters(kind: type[Struct]) -> list[dict[str, Any]]:
+    schema = msgspec.json.schema(kind)
+    properties = schema["$defs"][kind.__name__]["properties"]
+    return [{"name": name, "in": "query", "schema": _without_null(each)} for name, each in properties.items()]
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """An optional parameter's schema: it may be left out, and can't be null."""
+    kinds_ = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
+    return kinds_[0] if kinds_ else schema
+
+
+def _invoke_body() -> dict[str, Any]:
+    examples = {
+        "first": {"summary": "Begin a story", "value": {"event": {"type": "INIT"}, "context": {}}},
+        "next": {
+            "summary": "Choose an option",
+            "value": {"session": {"session_id": "sess_test_001"}, "payload": {"selected_option_id": 1}},
+        },
+    }
+    content = {"schema": {"$ref": _REF.format(name=InvokeSent.__name__)}, "examples": examples}
+    return {"required": True, "content": {"application/json": content}}
+
+
+def _success(operation: Operation) -> dict[str, Any]:
+    if operation.gives is None:
+        return {}
+    content = (
+        {operation.gives: {"schema": {}}}
+        if isinstance(operation.gives, str)
+        else {"application/json": {"schema": _envelope({"const": 0}, operation.gives.__name__)}}
+    )
+    if operation.query is query.GraphQuery:
+        content |= {"text/plain": {"schema": {"type": "string"}}, "text/vnd.graphviz": {"schema": {"type": "string"}}}
+    return {"200": {"description": operation.summary, "headers": _HEADERS, "content": content}}
+
+
+_HEADERS = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
+
+
+def _envelope(code: dict[str, Any], name: str) -> dict[str, Any]:
+    properties = {"code": code, "message": {"type": "string"}, "data": {"$ref": _REF.format(name=name)}}
+    return {"type": "object", "properties": properties, "required": ["code", "message", "data"]}
+
+
+def _failures(codes: Iterable[str]) -> dict[str, Any]:
+    """The answers for some errors by status; where an operation has all of a status, by reference."""
+    known = _by_status(TABLE)
+    return {
+        str(status): {"$ref": f"#/components/responses/Status{status}"}
+        if sorted(own) == sorted(known[status])
+        else _failure(status, own)
+        for status, own in sorted(_by_status(codes).items())
+    }
+
+
+def _by_status(codes: Iterable[str]) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for code in dict.fromkeys(codes):
+        found.setdefault(TABLE[code].status, []).append(code)
+    return found
+
+
+def _failure(status: int, codes: list[str]) -> dict[str, Any]:
+    facts = _facts()
+    lines = [f"- `{code}`: {TABLE[code].about}.{facts[code]}" for code in codes]
+    told = {"type": "object", "properties": {"error": {"enum": codes}}}
+    schema = _envelope({"const": status}, "Failure")
+    schema["properties"]["data"] = {"allOf": [schema["properties"]["data"], told]}
+    content = {"application/json": {"schema": schema}}
+    return {"description": "\n".join(lines), "headers": _HEADERS, "content": content}
+
+
+@cache
+def _facts() -> dict[str, str]:
+    """For each error, what its class says of retrying and of its facts."""
+    return {kind.code: f" Retry: {kind.retry}.{_facts_of(kind)}" for kind in kinds()}
+
+
+def _facts_of(kind: type[Refusal]) -> str:
+    found = re.search(r"Facts: ([^.]+)\.", " ".join((kind.__doc__ or "").split()))
+    return f" Facts: {found[1]}." if found and found[1] != "none" else ""
+
+
+def _schemas() -> dict[str, Any]:
+    shapes = [each.gives for each in OPERATIONS if each.gives is not None and not isinstance(each.gives, str)]
+    _, schemas = msgspec.json.schema_components([InvokeSent, answers.Failure, *shapes], ref_template=_REF)
+    return json.loads(json.dumps(schemas))

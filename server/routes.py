@@ -1,0 +1,144 @@
+"""Playing a turn, and what keeps a server running: health, readiness, metrics, the OpenAPI page."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from litestar import Request, get, post
+from litestar.types import ASGIApp
+
+from runtime import turn
+from runtime.errors import NotImplementedYet, StoreUnavailable
+from server import openapi
+from server.body import read_body, read_json, refuse_other_types
+from server.edge import end_if_lost
+from server.house import enter
+from server.meter import CONTENT_TYPE
+from server.query import NoQuery, read_query
+from server.reply import Reply, data, json_data
+from server.wire import read_invoke
+
+Asked = Request[Any, Any, Any]
+
+PING_S = 2.0
+"""Seconds within which the store must answer for the server to be ready."""
+STREAMS = ("text/event-stream", "application/x-ndjson")
+
+
+@post("/invoke", status_code=200)
+async def invoke(request: Asked) -> ASGIApp:
+    """Play one event."""
+    house, call = enter(request, "player")
+    house.pace.take(call.caller)
+    raw = await read_body(request.receive, call.headers.get(b"content-length"))
+    refuse_other_types(call.headers.get(b"content-type"), call.headers.get(b"content-encoding"))
+    value = read_json(raw)
+    call.hear(value)
+    asked = read_invoke(raw, value)
+    refuse_promises(call.headers)
+    played = await turn.play(house.runtime, asked, call.role or "player")
+    return json_data(played.data)
+
+
+def refuse_promises(headers: Mapping[bytes, bytes]) -> None:
+    """Refuse what the contract promises and this version can't keep yet. Raises NotImplementedYet."""
+    if b"idempotency-key" in headers:
+        raise NotImplementedYet(
+            "this version keeps no Idempotency-Key", "Send the request without it.", what="idempotency_key"
+        )
+    accepted = headers.get(b"accept", b"").decode("latin-1").lower()
+    takes_json = "application/json" in accepted or "*/*" in accepted
+    if not takes_json and any(stream in accepted for stream in STREAMS):
+        raise NotImplementedYet("this version streams no answers", "Send Accept: application/json.", what="streaming")
+
+
+@post(
+    [
+        "/sessions/{session_id:str}/rewind",
+        "/sessions/{session_id:str}/fork",
+        "/sessions/{session_id:str}/regenerate",
+    ],
+    status_code=200,
+)
+async def change_history(request: Asked, session_id: str) -> ASGIApp:  # noqa: ARG001 - the path has it
+    """Move or add heads: not in this version."""
+    enter(request, "player")
+    raise _not_yet(request.scope["path"].rpartition("/")[2])
+
+
+@get("/sessions/{session_id:str}/export")
+async def export(request: Asked, session_id: str) -> ASGIApp:  # noqa: ARG001 - the path has it
+    """Give a session away: not in this version."""
+    enter(request, "player")
+    raise _not_yet("export")
+
+
+@post("/store/{task:str}", status_code=200)
+async def tend_store(request: Asked, task: str) -> ASGIApp:
+    """Tend the journal: not in this version."""
+    enter(request, "operator")
+    raise _not_yet(f"store/{task}")
+
+
+def _not_yet(what: str) -> NotImplementedYet:
+    return NotImplementedYet(f"this version has no {what}", "GET /schema has what it has.", what=what)
+
+
+@get("/health")
+async def health(request: Asked) -> ASGIApp:  # noqa: ARG001 - touches nothing
+    """Say that the process answers."""
+    return json_data(b'{"status":"ok"}')
+
+
+@get("/ready")
+async def ready(request: Asked) -> ASGIApp:
+    """Say whether a turn could be taken now."""
+    house, _ = enter(request, None)
+    runtime = house.runtime
+    checks = {
+        "store": {"ok": await _is_store_ready(runtime)},
+        "machines": {"ok": runtime.default_machine in runtime.machines, "names": list(runtime.machines)},
+        "narrator": {"ok": True, "name": runtime.narrator.name},
+    }
+    if all(check["ok"] for check in checks.values()):
+        return data({"status": "ready", "checks": checks})
+    end_if_lost(runtime.store)
+    raise StoreUnavailable("no turn could be taken now", "Ask again later.", checks=checks)
+
+
+async def _is_store_ready(runtime: turn.Runtime) -> bool:
+    try:
+        async with asyncio.timeout(PING_S):
+            await runtime.store.ping()
+    except (StoreUnavailable, TimeoutError):
+        return False
+    return True
+
+
+@get("/metrics")
+async def metrics(request: Asked) -> ASGIApp:
+    """Give the figures to Prometheus."""
+    house, _ = enter(request, "operator")
+    return Reply(house.meter.exposition(), CONTENT_TYPE.encode())
+
+
+@get("/schema")
+async def schema(request: Asked) -> ASGIApp:
+    """Give the OpenAPI document: as a page to a browser, else as JSON."""
+    read_query(NoQuery, request.query_params.multi_items())
+    _, call = enter(request, None)
+    if b"text/html" in call.headers.get(b"accept", b""):
+        return Reply(openapi.page(), b"text/html; charset=utf-8")
+    return Reply(openapi.document_json())
+
+
+@get("/schema/openapi.json")
+async def schema_json(request: Asked) -> ASGIApp:
+    """Give the OpenAPI document as JSON, whatever the caller accepts."""
+    enter(request, None)
+    return Reply(openapi.document_json())
+
+
+HANDLERS = (invoke, change_history, export, tend_store, health, ready, metrics, schema, schema_json)
