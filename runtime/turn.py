@@ -30,13 +30,13 @@ from runtime.advance import (
     settle,
     turn_scope,
 )
-from runtime.request import Asked, Opened
 from runtime.constraints import answer_schema, bounds_of, fit
 from runtime.errors import MachineChanged, NarratorUnavailable, Refusal, SessionEnded, TurnInProgress, WorldError
 from runtime.machine import CompiledEdge, Machine, asked_ai_state, known_values
 from runtime.narrators import Narration, Narrator, Task
 from runtime.narrators.offline import Offline
 from runtime.prompt import Message, render
+from runtime.request import Asked, Opened
 from runtime.session import (
     RECENT_TURNS,
     Choice,
@@ -304,12 +304,19 @@ async def narrate(runtime: Runtime, task: Task) -> Narration:
             return await runtime.narrator.narrate(task)
     except (WorldError, TimeoutError) as error:
         if task.machine.definition.on_failure == "offline":
-            return replace(runtime.written.tell(task), rungs=("offline",), fallback=("*",))
+            return _fallen_back(runtime.written.tell(task), error)
         if isinstance(error, WorldError):
             raise
         raise NarratorUnavailable(
             f"the narrator gave no answer within {runtime.turn_deadline_s:g} s", "Send the same again.", rungs=[]
         ) from error
+
+
+def _fallen_back(narration: Narration, error: Exception) -> Narration:
+    """An offline narration that says what was tried before it."""
+    facts = error.facts if isinstance(error, WorldError) else {}
+    rungs = (*facts.get("rungs", ()), "offline")
+    return replace(narration, rungs=rungs, attempts=facts.get("attempts", 1), fallback=("*",))
 
 
 def conclude(
@@ -340,7 +347,7 @@ def _worded(offer: tuple[Offer, ...], narration: Narration, task: Task) -> tuple
     """The offer in the narrator's words; an option that it never saw keeps its authored ones."""
     bounds = task.bounds
     return tuple(
-        replace(each, text=narration.options.get(each.kind or each.key) or _fitting(each.text, bounds))
+        replace(each, text=narration.options.get(each.key or each.kind) or _fitting(each.text, bounds))
         for each in offer
     )
 

@@ -80,7 +80,7 @@ def start(clock: list[int]) -> Callable[..., Any]:
         numbers = iter(range(1, 1_000_000))
         runtime = Runtime(
             MemoryStore(),
-            Offline() if answers is None else Scripted(answers),
+            Offline() if answers is None else Scripted(answers, fill=True),
             {machine.name: machine for machine in machines},
             machines[0].name,
             clock_ms=lambda: clock[0],

@@ -224,7 +224,7 @@ async def test_explain_names_every_edge_with_what_it_read_and_why(start):
     assert looked_at["A.leap"]["guard"] == 'option.kind == "bold"'
     assert looked_at["A.leap"]["values"]["option.kind"] == explained["choice"]["kind"]
     assert {each["verdict"] for each in explained["considered"]} <= {"open", "closed", "depends"}
-    assert explained["routing"]["allowed_event_types"] == ["A", "Z"]
+    assert list(explained["routing"]["allowed_event_types"]) == ["A", "Z"]
     assert {each["edge"] for each in explained["routing"]["considered"]} == {"A.leap", "A.mad", "A.step", "A.Z>Z"}
     assert offered
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import textwrap
 
 import pytest
 
 from conftest import tiny
 from runtime import errors
+from runtime.narrators.offline import Offline
 
 HALL = """
 initial: {event: INIT, target: HALL, assign: {hp: "hp - 1"}}
@@ -348,14 +350,57 @@ async def test_the_clients_context_decides_nothing(start):
     assert answer["payload"]["status"]["hp"]["value"] == 6
 
 
+class Slow(Offline):
+    """Tells offline, and only once the gate is open."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = asyncio.Event()
+
+    async def narrate(self, task):
+        await self.gate.wait()
+        return await super().narrate(task)
+
+
 async def test_of_two_turns_at_once_one_is_played(start):
     client = await start(tiny(HALL))
     await client.send("INIT")
-    results = await asyncio.gather(*(client.send(option=1) for _ in range(10)), return_exceptions=True)
-    played = [each for each in results if isinstance(each, dict)]
-    refusals = [each for each in results if isinstance(each, errors.TurnInProgress)]
-    assert (len(played), len(refusals)) == (1, 9)
+    client.runtime.narrator = slow = Slow()
+
+    turns = [asyncio.create_task(client.send(option=1)) for _ in range(10)]
+    done, _ = await asyncio.wait(turns, return_when=asyncio.FIRST_COMPLETED)
+    slow.gate.set()
+    results = await asyncio.gather(*turns, return_exceptions=True)
+
+    assert all(isinstance(each.exception(), errors.TurnInProgress) for each in done)
+    assert [each["session"]["turn"] for each in results if isinstance(each, dict)] == [2]
+    assert sum(isinstance(each, errors.TurnInProgress) for each in results) == 9
     assert len(await client.journal()) == 2
+
+
+async def test_a_narrator_that_never_answers_is_given_up_at_the_deadline(start):
+    client = await start(tiny(HALL), turn_deadline_s=0.01)
+    await client.send("INIT")
+    client.runtime.narrator = Slow()
+    await refused(client, errors.NarratorUnavailable, option=1)
+    client.runtime.narrator = Offline()
+    assert (await client.choose("hit"))["session"]["turn"] == 2
+
+
+async def test_a_failed_narration_leaves_the_session_as_it_was(start):
+    down = errors.NarratorUnavailable("down", rungs=["json_object"])
+    client = await start(tiny(HALL), answers=[{"scene": "You stand in the hall."}, down])
+    await client.send("INIT")
+    assert (await refused(client, errors.NarratorUnavailable, option=1)).retry == "same"
+
+
+async def test_where_the_machine_says_so_the_offline_narrator_steps_in(start):
+    down = errors.NarratorUnavailable("down", rungs=["json_object"], attempts=2)
+    client = await start(tiny("on_failure: offline\n" + textwrap.dedent(HALL)), answers=[down])
+    meta = (await client.send("INIT"))["payload"]["meta"]
+    assert meta["narrator"] == "offline"
+    assert meta["rungs"] == ["json_object", "offline"]
+    assert meta["fallback"] == ["*"]
 
 
 async def test_a_client_that_goes_away_does_not_stop_its_turn(start):
