@@ -167,7 +167,7 @@ def parse_fragments(values: Any, names: Names, file: str) -> tuple[Fragments | N
     `names` are what `when` may read (`machine.story_names`). The language is the file's.
     """
     if not isinstance(values, Mapping):
-        return None, [((), "E501", "fragments are a map of output fields to lists: `scene: [{say: [\"…\"]}]`")]
+        return None, [((), "E501", 'fragments are a map of output fields to lists: `scene: [{say: ["…"]}]`')]
     faults: list[FragmentFault] = []
     groups: dict[str, tuple[Group, ...]] = {}
     for field, listed in values.items():
@@ -196,9 +196,10 @@ def _by_place(groups: Sequence[Group]) -> dict[str, tuple[Group, ...]]:
 
 def _groups(field: Any, listed: Any, names: Names, faults: list[FragmentFault]) -> Iterator[Group]:
     if not isinstance(field, str) or not _FIELD.fullmatch(field):
-        faults.append(((field,), "E502", f"{field!r} is no output's path: write names joined by dots, like opening.scene"))
+        mend = "write names joined by dots, like opening.scene"
+        faults.append(((field,), "E502", f"{field!r} is no output's path: {mend}"))
     elif not isinstance(listed, list):
-        faults.append(((field,), "E501", f"{field} wants a list of groups: `{field}: [{{say: [\"…\"]}}]`"))
+        faults.append(((field,), "E501", f'{field} wants a list of groups: `{field}: [{{say: ["…"]}}]`'))
     else:
         for index, group in enumerate(listed):
             parsed = _group(field, index, group, names, faults)
@@ -234,12 +235,13 @@ def _unknown_key(path: Path, key: Any) -> FragmentFault:
 def _texts(path: Path, group: Path, written: Any, faults: list[FragmentFault]) -> list[str]:
     if not isinstance(written, list) or not written:
         where = group if written is None else path
-        faults.append((where, "E506", "`say` wants a list of at least one text: `say: [\"…\"]`"))
+        faults.append((where, "E506", '`say` wants a list of at least one text: `say: ["…"]`'))
         return []
     empty = [place for place, text in enumerate(written) if not isinstance(text, str) or not text.strip()]
     faults += [((*path, place), "E506", "a text of `say` is a text in quotes, and not empty") for place in empty]
     twice = [place for place, text in enumerate(written) if place not in empty and text in written[:place]]
-    faults += [((*path, place), "E510", "this text stands twice in its group: write another or drop it") for place in twice]
+    mend = "write another or drop it"
+    faults += [((*path, place), "E510", f"this text stands twice in its group: {mend}") for place in twice]
     return [] if empty or twice else written
 
 
@@ -254,7 +256,7 @@ def _compiled(path: Path, text: str, faults: list[FragmentFault]) -> Say | None:
 def _at(path: Path, written: Any, faults: list[FragmentFault]) -> str:
     if written == "" or (isinstance(written, str) and _AT.fullmatch(written)):
         return str(written)
-    mend = "write STATE, STATE.edge, \"*.edge\" or initial, or leave it out"
+    mend = 'write STATE, STATE.edge, "*.edge" or initial, or leave it out'
     faults.append((path, "E504", f"{written!r} is no place: {mend}"))
     return ""
 
@@ -269,7 +271,8 @@ def _when(path: Path, written: Any, names: Names, faults: list[FragmentFault]) -
         faults.append((path, "E505", f"`when` can't be read (at character {error.col}): {error.message}"))
         return None
     if expression.type != "bool":
-        faults.append((path, "E505", f"`when` wants a bool, and this gives {expression.type}: compare it with something"))
+        given = f"this gives {expression.type}"
+        faults.append((path, "E505", f"`when` wants a bool, and {given}: compare it with something"))
     return expression
 
 
@@ -288,7 +291,8 @@ def _words(written: Any, faults: list[FragmentFault]) -> dict[str, dict[str, str
 
 def _spoken(name: str, written: Any, faults: list[FragmentFault]) -> dict[str, str]:
     if not isinstance(written, Mapping):
-        faults.append(((WORDS, name), "E509", f"`{name}` wants a map of its values to words: `{name}: {{value: spoken}}`"))
+        mend = f"`{name}: {{value: spoken}}`"
+        faults.append(((WORDS, name), "E509", f"`{name}` wants a map of its values to words: {mend}"))
         return {}
     bad = [value for value, spoken in written.items() if not isinstance(spoken, str)]
     faults += [((WORDS, name, value), "E509", f"the word for {value!r} is a text in quotes") for value in bad]
@@ -297,5 +301,3 @@ def _spoken(name: str, written: Any, faults: list[FragmentFault]) -> dict[str, s
 
 def _key(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-

@@ -17,7 +17,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from runtime.constraints import cut, find_term, fit, mask
+from runtime.constraints import AI_STATE_CHARS, find_term, fit, mask
 from runtime.fragments import Draw, draws
 from runtime.machine import asked_ai_state
 from runtime.model import CONTINUE, said_in
@@ -26,6 +26,7 @@ from runtime.narrators.sample import smallest
 from runtime.narrators.telling import Draft, Telling
 from runtime.prompt import PromptError, say
 from runtime.session import Offer
+from runtime.terms import free_mark
 
 TEXT_KINDS = frozenset({"scene", "text", "str", "option"})
 MEMORY = "memory_summary"
@@ -111,7 +112,7 @@ def _datum(telling: Telling, path: str, kind: str, schema: Mapping[str, Any]) ->
         return current
     if kind in _NOTHING and type(current) is type(_NOTHING[kind]) and _within(current, schema):
         return current
-    return smallest(schema, telling.task.prompt.outputs) if schema else _NOTHING.get(kind, {})
+    return smallest(schema, telling.task.bounds.forbidden_terms) if schema else _NOTHING.get(kind, {})
 
 
 def _variable(telling: Telling, path: str) -> Any:
@@ -122,11 +123,11 @@ def _variable(telling: Telling, path: str) -> Any:
 
 
 def _within(value: float, schema: Mapping[str, Any]) -> bool:
-    return schema.get("minimum", value) <= value <= schema.get("maximum", value)
+    return bool(schema.get("minimum", value) <= value <= schema.get("maximum", value))
 
 
 def _text(telling: Telling, path: str, kind: str, schema: Mapping[str, Any], *, is_required: bool) -> str | None:
-    current = _variable(telling, path) if kind == "str" else None
+    current = _variable(telling, path) if kind == "str" and is_required else None
     limit = _limit(telling, kind, schema)
     if isinstance(current, str) and telling.passes(current, limit):
         return current
@@ -141,9 +142,10 @@ def _text(telling: Telling, path: str, kind: str, schema: Mapping[str, Any], *, 
 
 
 def _limit(telling: Telling, kind: str, schema: Mapping[str, Any]) -> int:
+    """An output's own maxLength, never over a text's; without one its kind's limit."""
     bounds = telling.task.bounds
-    limits = {"scene": bounds.max_chars_scene, "option": bounds.max_chars_option}
-    return min(limits.get(kind, bounds.max_chars_text), schema.get("maxLength", bounds.max_chars_text + limits.get(kind, 0)))
+    own = schema.get("maxLength")
+    return min(own, bounds.max_chars_text) if isinstance(own, int) else bounds.max_chars(kind)
 
 
 def _first(telling: Telling, drafts: Iterable[Draft], limit: int) -> Draft | None:
@@ -177,8 +179,8 @@ def _first_without_terms(drafts: list[Draft], terms: tuple[str, ...]) -> Draft:
 
 
 def _marks(terms: tuple[str, ...]) -> str:
-    """The least that can be said: a mark that no term forbids."""
-    return next((mark for mark in ("……", "...", "＊", "*", "—", "·") if find_term(mark, terms) is None), "＊")
+    """The least that can be said: a mark that no term holds."""
+    return free_mark(terms) or "…"
 
 
 def _trimmed(telling: Telling, drafts: Iterable[Draft], limit: int) -> Iterator[Draft]:
@@ -250,7 +252,7 @@ def _rendered(telling: Telling, path: str) -> Iterator[Draft]:
 def _spoken(telling: Telling, draw: Draw) -> Draft | None:
     """The text of a draw; None where it can't be rendered with what this turn knows."""
     try:
-        text = say(draw.say, telling.inputs).strip()
+        text = say(draw.say, telling.inputs if draw.say.names else {}).strip()
     except PromptError:
         return None
     return Draft(text, (draw.id,)) if text else None
@@ -279,7 +281,7 @@ def _told(telling: Telling) -> Iterator[Draft]:
 
 def _ai_state(telling: Telling) -> dict[str, str]:
     """What fragments say of `ai_state`, and always the memory summary where the machine reads one."""
-    limit = telling.task.bounds.max_chars_text
+    limit = min(AI_STATE_CHARS, telling.task.bounds.max_chars_text)
     told: dict[str, str] = {}
     for name in asked_ai_state(telling.task.machine.definition):
         found = _first(telling, _rendered_state(telling, name), limit)
@@ -299,7 +301,7 @@ def _rendered_state(telling: Telling, name: str) -> Iterator[Draft]:
 
 def _memory_limit(telling: Telling) -> int:
     longest = MEMORY_MAX_CHARS.get(telling.voice.language, MEMORY_MAX_CHARS_ELSEWHERE)
-    return min(longest, telling.task.bounds.max_chars_text)
+    return min(longest, AI_STATE_CHARS, telling.task.bounds.max_chars_text)
 
 
 def _options(telling: Telling) -> dict[str, str]:
@@ -348,7 +350,7 @@ def _squeezed(telling: Telling, offer: Offer, taken: set[str]) -> str:
     for text in (*masked, *fitted, *_numbers(offer.id, limit)):
         if 0 < len(text) <= limit and find_term(text, terms) is None and _folded(text) not in taken:
             return text
-    return cut(_marks(terms), limit)
+    return _marks(terms)
 
 
 def _numbers(number: int, limit: int) -> Iterator[str]:

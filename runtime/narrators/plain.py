@@ -64,8 +64,7 @@ def tell(telling: Telling) -> Draft:
     if not words or telling.is_fresh(identity) or telling.is_written:
         return Draft(words, (identity,) if words else ())
     lead = telling.pick("again", "{0}")
-    words = words if ":" in lead.text else telling.voice.after_comma(words)
-    return Draft(lead.text.replace("{0}", words), (identity, *lead.ids))
+    return Draft(telling.voice.led_in(lead.text, words), (identity, *lead.ids))
 
 
 def chosen(telling: Telling) -> Draft:
@@ -169,7 +168,7 @@ def epilogue(telling: Telling) -> Drafts:
     result = Draft("") if telling.outputs("result") else tell(telling)
     end, judged = standing(telling), Draft(_judged(telling))
     choices, left = telling.choices(LOOKED_BACK), facts(telling)
-    back = Draft(voice.phrase("looked_back", voice.listed(choices)) if choices else "")
+    back = Draft(voice.phrase("looked_back", voice.choices(choices)) if choices else "")
     last = Draft(voice.phrase("in_the_end", left) if left else "")
     yield telling.joined((result, back, last, judged, end))
     yield telling.joined((result, back, judged, end))
@@ -186,7 +185,7 @@ def novel_summary(telling: Telling) -> Drafts:
     """The same told shorter, from outside."""
     voice, choices = telling.voice, telling.choices(LOOKED_BACK)
     if telling.title and telling.label and choices:
-        yield Draft(voice.phrase("retold", telling.title, voice.listed(choices), telling.label))
+        yield Draft(voice.phrase("retold", telling.title, voice.choices(choices), telling.label))
     if telling.label:
         yield Draft(voice.phrase("retold_short", telling.label))
     yield Draft(voice.phrase("retold_bare"))
@@ -199,9 +198,10 @@ def memory_summary(telling: Telling) -> Drafts:
     choices = telling.clean([*recent, telling.task.outcome.choice.text])[-REMEMBERED:]
     titled = voice.phrase("titled", telling.title) if telling.title else ""
     stands = voice.phrase("stands_at", telling.label) if telling.label else ""
-    before = voice.phrase("before", voice.listed(choices)) if choices else ""
+    before = voice.phrase("before", voice.choices(choices)) if choices else ""
     now = voice.phrase("now", left) if left else ""
-    for parts in ((titled, stands, before, now), (titled, stands, before), (stands, before), (titled, stands), (stands,)):
+    everything = (titled, stands, before, now)
+    for parts in (everything, everything[:3], (stands, before), everything[:2], (stands,)):
         if any(parts):
             yield Draft(voice.join(parts))
     yield telling.pick("onward")

@@ -99,9 +99,7 @@ class Telling:
         sentences = self.voice.pools[pool]
         start = by_seed(self.task.session.run_seed, pool)[0]
         count = len(sentences)
-        index = min(
-            range(count), key=lambda each: (self.said.get(f"~{pool}:{each}", -1), (each - start) % count)
-        )
+        index = min(range(count), key=lambda each: (self.said.get(f"~{pool}:{each}", -1), (each - start) % count))
         return Draft(sentences[index].format(*parts), (f"~{pool}:{index}",))
 
     def joined(self, drafts: Iterable[Draft]) -> Draft:

@@ -17,7 +17,7 @@ class Voice(Struct, frozen=True, kw_only=True):
 
     `gap` stands between two sentences, `comma` between the items of a list and `last` before its
     last. `pools` are drawn from in turn; `phrases` are single ones. `lowered` are the words that
-    lose their capital after a comma. `colon` ends a lead-in after which a capital stays.
+    lose their capital after a comma.
     """
 
     language: str
@@ -50,10 +50,18 @@ class Voice(Struct, frozen=True, kw_only=True):
         """A single phrase with its parts put in."""
         return self.phrases[name].format(*parts)
 
-    def after_comma(self, text: str) -> str:
-        """The text as it stands inside a sentence: `The lamp lands.` → `the lamp lands.`."""
+    def choices(self, texts: list[str]) -> str:
+        """Option texts one after another."""
+        return self.phrases["choices_join"].join(texts)
+
+    def led_in(self, lead: str, text: str) -> str:
+        """A sentence behind a lead-in (`Again, {0}`): a plain word loses its capital, else a colon keeps it."""
         first, space, rest = text.partition(" ")
-        return first.lower() + space + rest if first in self.lowered else text
+        if first in self.lowered:
+            text = first.lower() + space + rest if ", {0}" in lead else text
+        elif self.gap:
+            lead = lead.replace(", {0}", ": {0}")
+        return lead.replace("{0}", text)
 
 
 ZH = Voice(
@@ -168,6 +176,7 @@ ZH = Voice(
         "looked_back": "回头看，你先后选了：{0}。",
         "in_the_end": "到最后，{0}。",
         "facts_join": "，",
+        "choices_join": "、",
         "retold": "《{0}》：主角先后选了{1}，最后走到“{2}”。",
         "retold_short": "主角最后走到“{0}”。",
         "retold_bare": "主角走完了全程。",
@@ -203,6 +212,13 @@ ZH = Voice(
     },
 )
 
+_LOWERED = (
+    "The A An You Your It Its In On At He She They His Her Their We There Then Something Someone Nothing "
+    "From With No As Under Over Behind Before After Every Each All One Two This That These Those Only For "
+    "By"
+)
+"""Words that no name begins with: articles, pronouns, prepositions."""
+
 EN = Voice(
     language="en",
     gap=" ",
@@ -210,10 +226,7 @@ EN = Voice(
     last=" and ",
     stop=".",
     ends=".!?…”’)\"'—",
-    lowered=frozenset(
-        "The A An You Your It Its In On At He She They His Her Their We There Then Something Someone Nothing From With "
-        "No As Under Over Behind Before After Every Each All One Two This That These Those Only For By".split()
-    ),
+    lowered=frozenset(_LOWERED.split()),
     pools={
         "begin": ("It begins with “{0}”.", "First comes “{0}”.", "You start at “{0}”.", "The start is “{0}”."),
         "enter": (
@@ -329,6 +342,7 @@ EN = Voice(
         "looked_back": "Looking back, these were your choices: {0}.",
         "in_the_end": "At the last, {0}.",
         "facts_join": "; ",
+        "choices_join": "; ",
         "retold": "“{0}”: the choices were {1}, and the way led to “{2}”.",
         "retold_short": "In the end the way led to “{0}”.",
         "retold_bare": "The player went all the way to the end.",
