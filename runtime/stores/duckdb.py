@@ -263,7 +263,7 @@ class DuckDBStore:
         while self._asked:
             asked, self._asked = self._asked, []
             try:
-                bodies = dict(await self._read(_HEADS, [[*map(_sid, asked)], asked]))
+                bodies = {row[0]: row[1] for row in await self._read(_HEADS, [[*map(_sid, asked)], asked])}
             except Exception as error:  # noqa: BLE001 - handed to all who wait, whatever it is
                 for session_id in asked:
                     _fail(self._cold.pop(session_id), error)
