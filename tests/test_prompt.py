@@ -162,7 +162,9 @@ def test_an_include_stands_on_lines_of_its_own():
 
 def test_an_include_reads_the_prompts_inputs_and_loop_names():
     prompt = prompt_of(
-        'user:\n{% for o in offer %}{% include "m/_row.md" %}{% endfor %}', {"m/_row.md": "- {{ o.key }}"}, inputs=["offer"]
+        'user:\n{% for o in offer %}{% include "m/_row.md" %}{% endfor %}',
+        {"m/_row.md": "- {{ o.key }}"},
+        inputs=["offer"],
     )
 
     assert render(prompt, {"offer": [{"key": "a"}, {"key": "b"}]})[0].content == "- a\n- b"
@@ -202,9 +204,7 @@ def test_includes_that_multiply_are_a_fault_and_quickly_found():
 def test_a_fault_inside_an_include_is_reported_at_its_own_place():
     _, faults = parsed('user:\n{{ option }}{% include "m/_a.md" %}', {"m/_a.md": "Fine.\n{{ x | center(9) }}"})
 
-    assert [(fault.file, fault.line, fault.col, fault.code) for fault in faults] == [
-        ("prompts/m/_a.md", 2, 8, "E422")
-    ]
+    assert [(fault.file, fault.line, fault.col, fault.code) for fault in faults] == [("prompts/m/_a.md", 2, 8, "E422")]
 
 
 # --- inputs ---
@@ -292,7 +292,12 @@ def test_a_fault_in_the_front_matter_names_its_path(front, expected):
 def test_all_faults_are_reported_at_once():
     body = "user:\n{{ option | center(3) }}\n{{ mood }}\nSystem:\n"
 
-    assert found(body, description=1, outputs={"a": "b"}) == ["description E411", "outputs.a E413", "6:13 E422", "8:1 E417"]
+    assert found(body, description=1, outputs={"a": "b"}) == [
+        "description E411",
+        "outputs.a E413",
+        "6:13 E422",
+        "8:1 E417",
+    ]
 
 
 def test_what_the_front_matter_says_stands_on_the_prompt():
