@@ -145,7 +145,7 @@ class MetaTold(Shape, frozen=True):
 
 
 class PayloadTold(Shape, frozen=True):
-    """What happened. Beside these keys stand the outputs that the turn's prompt declares: `scene`, `result`, …"""
+    """What happened. Beside these keys stand the outputs that the turn's prompt declares, such as `scene`."""
 
     ai_state: dict[str, Any]
     status: dict[str, StatusTold]

@@ -45,9 +45,7 @@ async def read_body(receive: Callable[[], Awaitable[Mapping[str, Any]]], declare
 
 
 def _too_large() -> BodyTooLarge:
-    return BodyTooLarge(
-        f"the body is over {MAX_BODY_BYTES} bytes", "Send a smaller body.", limit_bytes=MAX_BODY_BYTES
-    )
+    return BodyTooLarge(f"the body is over {MAX_BODY_BYTES} bytes", "Send a smaller body.", limit_bytes=MAX_BODY_BYTES)
 
 
 def refuse_other_types(content_type: bytes | None, content_encoding: bytes | None) -> None:

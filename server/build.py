@@ -80,5 +80,7 @@ def default_machine(settings: Settings, names: Iterable[str]) -> str:
         return settings.machine
     if "machine" in settings.sources or not known:
         have = f"it has {', '.join(known)}" if known else f"it has none in {settings.project_path / 'machines'}"
-        raise SettingsError([f"{variable_of('machine')} = {settings.machine!r}: the project has no such machine; {have}"])
+        raise SettingsError(
+            [f"{variable_of('machine')} = {settings.machine!r}: the project has no such machine; {have}"]
+        )
     return known[0]

@@ -10,6 +10,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
+from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 from litestar.response import Response
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 METHODS = ("GET", "POST", "DELETE")
 OPERATORS_ONLY = frozenset({"considered"})
 """Facts of a refusal that only operators are told: guards and the values that they read."""
+_OPEN_STORE_FACTS = frozenset({"checks", "retry_after_seconds"})
 _CRASHED = 500
 
 
@@ -41,6 +43,9 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request through. Raises what comes after an answer has begun."""
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
         call = Call(scope["headers"])
         scope["state"]["call"] = call
         current.set(call)
@@ -60,7 +65,7 @@ class Edge:
             log.exception("crash", request_id=call.request_id)
             await _last_resort(call, send_named)
         finally:
-            self._meter.answered(call, scope.get("method", ""), scope.get("path_template"), path)
+            self._meter.answered(call, str(scope.get("method")), scope.get("path_template"), path)
 
 
 async def _last_resort(call: Call, send: Send) -> None:
@@ -115,9 +120,7 @@ def _internal() -> InternalError:
 def _wrong_method(request: Request[Any, Any, Any]) -> MethodNotAllowed:
     path, method = request.scope["path"], shown(request.scope["method"])
     allowed = [each for each in METHODS if _has_route(request.app, path, each)]
-    return MethodNotAllowed(
-        f"{shown(path)} has no {method}", f"Use {' or '.join(allowed)}.", allowed_methods=allowed
-    )
+    return MethodNotAllowed(f"{shown(path)} has no {method}", f"Use {' or '.join(allowed)}.", allowed_methods=allowed)
 
 
 def _has_route(app: Litestar, path: str, method: Any) -> bool:
@@ -135,7 +138,7 @@ def _for_role(refusal: Refusal, call: Call) -> Refusal:
     refusal.facts = {name: fact for name, fact in refusal.facts.items() if name not in OPERATORS_ONLY}
     if isinstance(refusal, StoreUnavailable):
         refusal.message, refusal.hint = TABLE[refusal.code].about, "Send the same again later."
-        refusal.facts = {name: fact for name, fact in refusal.facts.items() if name in {"checks", "retry_after_seconds"}}
+        refusal.facts = {name: fact for name, fact in refusal.facts.items() if name in _OPEN_STORE_FACTS}
     return refusal
 
 

@@ -74,7 +74,7 @@ def _told(error: jsonschema_rs.ValidationError, keys: Mapping[Loc, Iterable[str]
     path = tuple(error.instance_path)
     loc = [root, *map(_printable, path)]
     if error.kind.name == "additionalProperties":
-        for key in error.kind.unexpected:
+        for key in error.kind.value:
             yield unknown_key([*loc, shown(key)], key, keys.get(path, ()))
         return
     yield Fault(loc, _sentence(error.kind), _RULES.get(error.kind.name, (error.kind.name,))[0])

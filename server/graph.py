@@ -73,7 +73,7 @@ def _mermaid_label(edge: Edge) -> str:
 def dot(machine: Machine) -> str:
     """A digraph for Graphviz; final states have two rings, root edges leave a dashed node."""
     definition = machine.definition
-    lines = [f'digraph "{_quoted(machine.name)}" {{', "  rankdir=LR;", '  node [shape=box, style=rounded];']
+    lines = [f'digraph "{_quoted(machine.name)}" {{', "  rankdir=LR;", "  node [shape=box, style=rounded];"]
     lines.append('  "" [shape=point];')
     if any(edge.source == ROOT for edge in machine.edges):
         lines.append(f'  "{ROOT}" [label="{_ANYWHERE}", style=dashed];')

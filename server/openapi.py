@@ -6,7 +6,6 @@ and `OPERATIONS`, which a test holds against the routes. The page loads nothing 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from functools import cache
@@ -287,4 +286,4 @@ def _facts_of(kind: type[Refusal]) -> str:
 def _schemas() -> dict[str, Any]:
     shapes = [each.gives for each in OPERATIONS if each.gives is not None and not isinstance(each.gives, str)]
     _, schemas = msgspec.json.schema_components([InvokeSent, answers.Failure, *shapes], ref_template=_REF)
-    return json.loads(json.dumps(schemas))
+    return dict(schemas)

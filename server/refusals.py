@@ -12,7 +12,7 @@ from typing import Final
 from msgspec import Struct
 
 from runtime import errors
-from runtime.errors import ClientError, Refusal, Retry
+from runtime.errors import ClientError, Refusal
 
 
 class BadRequest(ClientError):
@@ -61,14 +61,14 @@ class RateLimited(ClientError):
     """The token has had its turns for now. Facts: retry_after_seconds."""
 
     code = "rate_limited"
-    retry: Retry = "same"
+    retry = "same"
 
 
 class InternalError(Refusal):
     """A fault of ours; nothing of it leaks. The log has it under the request's id."""
 
     code = "internal_error"
-    retry: Retry = "same"
+    retry = "same"
 
 
 class Row(Struct, frozen=True):
@@ -81,8 +81,18 @@ class Row(Struct, frozen=True):
 
 
 TABLE: Final[dict[str, Row]] = {
-    "bad_request": Row(400, "the request is no HTTP that the server reads", "这次没有听清，请再试一次。", "That did not come through. Please try again."),
-    "malformed_json": Row(400, "the body is no JSON, is no UTF-8, is nested over 64 deep, repeats a key, or holds a number out of range", "这次没有听清，请再试一次。", "That did not come through. Please try again."),
+    "bad_request": Row(
+        400,
+        "the request is no HTTP that the server reads",
+        "这次没有听清，请再试一次。",
+        "That did not come through. Please try again.",
+    ),
+    "malformed_json": Row(
+        400,
+        "the body is no JSON, is no UTF-8, is nested over 64 deep, repeats a key, or holds a number out of range",
+        "这次没有听清，请再试一次。",
+        "That did not come through. Please try again.",
+    ),
     "unauthenticated": Row(401, "no token, or an unknown one", "请先登录再继续。", "Please sign in to go on."),
     "forbidden": Row(403, "the token's role may not do this", "这一步不由你来决定。", "That is not yours to decide."),
     "session_not_found": Row(404, "no session has this id", "找不到这段故事了。", "This story can't be found."),
@@ -90,30 +100,119 @@ TABLE: Final[dict[str, Row]] = {
     "turn_not_found": Row(404, "the session has no such turn", "找不到那一刻了。", "That moment can't be found."),
     "not_found": Row(404, "there is no such path", "这里什么也没有。", "There is nothing here."),
     "method_not_allowed": Row(405, "the path has no such method", "这里什么也没有。", "There is nothing here."),
-    "session_exists": Row(409, "the initial event was sent to a session that has begun", "故事已经开始了，请接着玩。", "The story has already begun. Please go on from here."),
-    "event_not_allowed": Row(409, "the state has no edge for the event, or another event must come first", "现在还不能这样做。", "That can't be done right now."),
-    "guard_refused": Row(409, "the event has edges here and none is open", "现在还不能这样做。", "That can't be done right now."),
-    "session_ended": Row(409, "the session is in a final state", "这段故事已经结束了。", "This story has come to its end."),
-    "turn_in_progress": Row(409, "another turn of the session is under way", "请稍候，故事正在继续。", "One moment: the story is still unfolding."),
-    "stale_turn": Row(409, "the client has not seen the head turn", "故事已经往前走了，请看看现在的情形。", "The story has moved on. Please look at where it stands."),
-    "machine_changed": Row(409, "the definition that the session began with is gone", "这段故事无法继续了，请重新开始。", "This story can't go on. Please begin a new one."),
-    "body_too_large": Row(413, "the body is over 256 KB", "内容太长了，请说得短一些。", "That is too long. Please say it shorter."),
-    "unsupported_media_type": Row(415, "the body is not declared as JSON", "这次没有听清，请再试一次。", "That did not come through. Please try again."),
-    "validation_error": Row(422, "the request has the wrong shape; `details` has every fault", "这次没有听清，请再试一次。", "That did not come through. Please try again."),
+    "session_exists": Row(
+        409,
+        "the initial event was sent to a session that has begun",
+        "故事已经开始了，请接着玩。",
+        "The story has already begun. Please go on from here.",
+    ),
+    "event_not_allowed": Row(
+        409,
+        "the state has no edge for the event, or another event must come first",
+        "现在还不能这样做。",
+        "That can't be done right now.",
+    ),
+    "guard_refused": Row(
+        409, "the event has edges here and none is open", "现在还不能这样做。", "That can't be done right now."
+    ),
+    "session_ended": Row(
+        409, "the session is in a final state", "这段故事已经结束了。", "This story has come to its end."
+    ),
+    "turn_in_progress": Row(
+        409,
+        "another turn of the session is under way",
+        "请稍候，故事正在继续。",
+        "One moment: the story is still unfolding.",
+    ),
+    "stale_turn": Row(
+        409,
+        "the client has not seen the head turn",
+        "故事已经往前走了，请看看现在的情形。",
+        "The story has moved on. Please look at where it stands.",
+    ),
+    "machine_changed": Row(
+        409,
+        "the definition that the session began with is gone",
+        "这段故事无法继续了，请重新开始。",
+        "This story can't go on. Please begin a new one.",
+    ),
+    "body_too_large": Row(
+        413, "the body is over 256 KB", "内容太长了，请说得短一些。", "That is too long. Please say it shorter."
+    ),
+    "unsupported_media_type": Row(
+        415,
+        "the body is not declared as JSON",
+        "这次没有听清，请再试一次。",
+        "That did not come through. Please try again.",
+    ),
+    "validation_error": Row(
+        422,
+        "the request has the wrong shape; `details` has every fault",
+        "这次没有听清，请再试一次。",
+        "That did not come through. Please try again.",
+    ),
     "unknown_event_type": Row(422, "the machine has no such event", "这里不能这样做。", "That can't be done here."),
-    "option_not_offered": Row(422, "the option was not in the last offer, or one is needed", "请从眼前的选项中选一个。", "Please choose one of the options at hand."),
-    "option_event_mismatch": Row(422, "the option belongs to another event", "请从眼前的选项中选一个。", "Please choose one of the options at hand."),
-    "text_not_allowed": Row(422, "a player's text holds what the session forbids", "换个说法试试吧。", "Please try other words."),
-    "constraints_unsatisfiable": Row(422, "no text at all is left under these constraints", "这样的故事讲不出来。", "This story can't be told that way."),
-    "rate_limited": Row(429, "the token has had its turns for this minute", "慢一点，稍后再继续。", "Slow down a little and try again soon."),
-    "machine_fault": Row(500, "a guard or an assign errs: the designer's fault", "故事在这里卡住了。", "The story is stuck here."),
-    "internal_error": Row(500, "our own fault; the log has it under the request id", "出了点问题，请稍后再试。", "Something went wrong. Please try again later."),
-    "not_implemented": Row(501, "the contract has it and this version has not", "现在还不能这样做。", "That can't be done yet."),
-    "narrator_unavailable": Row(503, "the narrator gave no answer in time", "讲故事的人暂时走开了，请稍后再试。", "The storyteller has stepped away. Please try again soon."),
-    "narration_invalid": Row(503, "the narrator never answered within the schema and the constraints", "讲故事的人一时语塞，请再试一次。", "The storyteller lost the thread. Please try again."),
-    "store_unavailable": Row(503, "the journal can't be read or written now", "暂时无法继续，请稍后再试。", "We can't go on just now. Please try again soon."),
-    "overloaded": Row(503, "too much is waiting", "人太多了，请稍后再试。", "It is crowded right now. Please try again soon."),
-}  # fmt: skip
+    "option_not_offered": Row(
+        422,
+        "the option was not in the last offer, or one is needed",
+        "请从眼前的选项中选一个。",
+        "Please choose one of the options at hand.",
+    ),
+    "option_event_mismatch": Row(
+        422,
+        "the option belongs to another event",
+        "请从眼前的选项中选一个。",
+        "Please choose one of the options at hand.",
+    ),
+    "text_not_allowed": Row(
+        422, "a player's text holds what the session forbids", "换个说法试试吧。", "Please try other words."
+    ),
+    "constraints_unsatisfiable": Row(
+        422,
+        "no text at all is left under these constraints",
+        "这样的故事讲不出来。",
+        "This story can't be told that way.",
+    ),
+    "rate_limited": Row(
+        429,
+        "the token has had its turns for this minute",
+        "慢一点，稍后再继续。",
+        "Slow down a little and try again soon.",
+    ),
+    "machine_fault": Row(
+        500, "a guard or an assign errs: the designer's fault", "故事在这里卡住了。", "The story is stuck here."
+    ),
+    "internal_error": Row(
+        500,
+        "our own fault; the log has it under the request id",
+        "出了点问题，请稍后再试。",
+        "Something went wrong. Please try again later.",
+    ),
+    "not_implemented": Row(
+        501, "the contract has it and this version has not", "现在还不能这样做。", "That can't be done yet."
+    ),
+    "narrator_unavailable": Row(
+        503,
+        "the narrator gave no answer in time",
+        "讲故事的人暂时走开了，请稍后再试。",
+        "The storyteller has stepped away. Please try again soon.",
+    ),
+    "narration_invalid": Row(
+        503,
+        "the narrator never answered within the schema and the constraints",
+        "讲故事的人一时语塞，请再试一次。",
+        "The storyteller lost the thread. Please try again.",
+    ),
+    "store_unavailable": Row(
+        503,
+        "the journal can't be read or written now",
+        "暂时无法继续，请稍后再试。",
+        "We can't go on just now. Please try again soon.",
+    ),
+    "overloaded": Row(
+        503, "too much is waiting", "人太多了，请稍后再试。", "It is crowded right now. Please try again soon."
+    ),
+}
 """Each `error` in the order of its status."""
 
 

@@ -97,7 +97,7 @@ async def ready(request: Asked) -> ASGIApp:
     """Say whether a turn could be taken now."""
     house, _ = enter(request, None)
     runtime = house.runtime
-    checks = {
+    checks: dict[str, dict[str, Any]] = {
         "store": {"ok": await _is_store_ready(runtime)},
         "machines": {"ok": runtime.default_machine in runtime.machines, "names": list(runtime.machines)},
         "narrator": {"ok": True, "name": runtime.narrator.name},

@@ -35,6 +35,9 @@ MASK: Final = "********"
 LISTS: Final = frozenset({"cors_origins", "play_tokens", "operator_tokens"})
 """Fields that are written as a comma list."""
 
+ELSEWHERE: Final = frozenset({"EDGEWISE_TOKEN"})
+"""Variables that are read, but not by the server: the token that `edgewise play --url` sends."""
+
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
 _PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
 _WORDS = {"Expected": "must be", "int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
@@ -77,9 +80,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     operator_tokens: Annotated[tuple[str, ...], Meta(description="Tokens that may do everything.")] = ()
     turns_per_minute: Annotated[int, Meta(ge=0, description="Turns a minute for each token; 0 = no limit.")] = 0
     turn_deadline_s: Annotated[float, Meta(gt=0, le=3600, description="Seconds within which a turn must end.")] = 45.0
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="The least that is logged.")] = (
-        "info"
-    )
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="The least that is logged.")
+    ] = "info"
     log_format: Annotated[Literal["auto", "json", "text"], Meta(description="auto = text on a terminal.")] = "auto"
     openai_base_url: Annotated[str, Meta(description="The chat API's address, up to /chat/completions.")] = ""
     openai_api_key: Annotated[str, Meta(description="The chat API's key.")] = ""
@@ -120,13 +123,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     def listing(self) -> list[Setting]:
         """Every setting with where it came from; secrets masked."""
         return [
-            Setting(name, variable_of(name), _shown(name, getattr(self, name)), self.sources.get(name, "default"), about)
+            Setting(
+                name, variable_of(name), _shown(name, getattr(self, name)), self.sources.get(name, "default"), about
+            )
             for name, about in _abouts().items()
         ]
 
-    def __rich_repr__(self) -> Iterator[tuple[str, str]]:
-        for setting in self.listing():
-            yield setting.name, setting.value
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [(setting.name, setting.value) for setting in self.listing()]
 
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{name}={value}' for name, value in self.__rich_repr__())})"
@@ -228,6 +232,8 @@ def _converted(given: Mapping[str, tuple[Any, str]]) -> tuple[dict[str, Any], li
 
 
 def _prepared(name: str, value: Any, hint: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
     if name in LISTS and isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value.lower() if isinstance(value, str) and _choices(hint) else value
@@ -262,9 +268,7 @@ def _with_defaults(settings: Settings) -> Settings:
 
 def _contradictions(settings: Settings, given: Mapping[str, tuple[Any, str]]) -> list[str]:
     faults = [
-        f"{_label(name, value, given[name][1])}: {why}"
-        for name, value, why in _value_faults(settings)
-        if name in given
+        f"{_label(name, value, given[name][1])}: {why}" for name, value, why in _value_faults(settings) if name in given
     ]
     if settings.workers > 1 and not store_fault(settings.store):
         faults.append(
@@ -300,7 +304,7 @@ def _calls_deepseek(settings: Settings) -> bool:
 def _unknown(variables: Mapping[str, str]) -> tuple[str, ...]:
     """A warning for each `EDGEWISE_…` variable that sets nothing."""
     known = [variable_of(name) for name in _abouts()]
-    unknown = sorted(name for name in variables if name.startswith(PREFIX) and name not in known)
+    unknown = sorted(name for name in variables if name.startswith(PREFIX) and name not in {*known, *ELSEWHERE})
     return tuple(f"{name} is no setting and was passed over.{_did_you_mean(name, known)}" for name in unknown)
 
 

@@ -18,7 +18,7 @@ from runtime.errors import Refusal
 from runtime.model import LANGUAGE_PATTERN
 from runtime.session import Invoke
 from server.body import INT64
-from server.faults import Fault, cleaned, evil, faults_of, of_conversion, refuse
+from server.faults import Fault, Loc, cleaned, evil, faults_of, of_conversion, refuse
 from server.refusals import TABLE, player_message
 
 MAX_NOTES_BYTES: Final = 8 * 1024
@@ -40,9 +40,12 @@ class Sent(Struct, frozen=True, forbid_unknown_fields=True):
 class EventSent(Sent, frozen=True):
     """What happens."""
 
-    type: Annotated[
-        str, Meta(min_length=1, max_length=64, description="Whatever its case. May be left out with an option.")
-    ] | UnsetType = UNSET
+    type: (
+        Annotated[
+            str, Meta(min_length=1, max_length=64, description="Whatever its case. May be left out with an option.")
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class SessionSent(Sent, frozen=True):
@@ -54,9 +57,7 @@ class SessionSent(Sent, frozen=True):
     player_id: Annotated[str, Meta(min_length=1, max_length=128)] | UnsetType = UNSET
     player_count: Annotated[int, Meta(ge=1)] = 1
     difficulty: Literal["EASY", "NORMAL", "HARD"] = "NORMAL"
-    expected_turn: (
-        Annotated[int, Meta(ge=0, description="The head turn that the client has seen.")] | UnsetType
-    ) = UNSET
+    expected_turn: Annotated[int, Meta(ge=0, description="The head turn that the client has seen.")] | UnsetType = UNSET
 
 
 class TimeSent(Sent, frozen=True):
@@ -77,7 +78,7 @@ class ConstraintsSent(Sent, frozen=True):
     """What every text must keep to; lengths in code points."""
 
     language: Annotated[str, Meta(pattern=LANGUAGE_PATTERN, examples=["zh", "en"])] | UnsetType = UNSET
-    content_rating: Literal["G", "PG", "PG13", "R"] | None | UnsetType = UNSET
+    content_rating: Literal["G", "PG", "PG13", "R"] | UnsetType | None = UNSET
     max_chars_scene: Annotated[int, Meta(ge=20)] | UnsetType = UNSET
     max_chars_option: Annotated[int, Meta(ge=2)] | UnsetType = UNSET
     forbidden_terms: (
@@ -115,7 +116,7 @@ def invoke_schema() -> dict[str, Any]:
 
 
 _validator = jsonschema_rs.validator_for(invoke_schema())
-_KEYS = {
+_KEYS: Mapping[Loc, tuple[str, ...]] = {
     (): InvokeSent.__struct_fields__,
     ("event",): EventSent.__struct_fields__,
     ("session",): SessionSent.__struct_fields__,
