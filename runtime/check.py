@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from runtime import prompt
-from runtime.check_expressions import expressed
+from runtime.check_expressions import expressed, told_when
 from runtime.check_graph import graph
 from runtime.check_names import names
 from runtime.check_texts import worded
@@ -78,6 +78,7 @@ CODES: Mapping[str, str] = {
     "E402": "A prompt is missing in a language that the machine offers.",
     "E403": "A prompt declares an input that doesn't exist.",
     "E404": "A prompt declares a secret variable as an input.",
+    "E405": "A prompt's file has no front matter, or no prompt's name.",
     **{code: text for code, text in prompt.CODES.items() if code.startswith("E")},
     "E501": "A fragments file, field or group has another form than is wanted.",
     "E502": "A field isn't names joined by dots.",
@@ -101,6 +102,7 @@ CODES: Mapping[str, str] = {
     "W202": "Checkpoints and `history.rewind` don't go together.",
     "W203": "Several options are offered and nothing reads the choice.",
     "W204": "A state can be left only with what a narration may not bring.",
+    "W205": "Every edge of a state says suggest: false.",
     "W401": "Nothing names a prompt.",
     "W402": "A prompt's outputs differ between languages.",
     **{code: text for code, text in prompt.CODES.items() if code.startswith("W")},
@@ -120,6 +122,6 @@ def check(draft: Draft) -> Iterator[Finding]:
     yield from names(draft)
     if draft.is_whole:
         yield from graph(draft)
-    if all(edge.target in draft.definition.states for edge in draft.edges):
-        yield from expressed(draft)
+    yield from expressed(draft)
+    yield from told_when(draft)
     yield from worded(draft)

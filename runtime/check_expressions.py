@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from runtime.check_graph import edges_in, guards, words
 from runtime.draft import Draft, Slot, expressions
 from runtime.errors import Finding
 from runtime.expression import CelType, Expression, ExpressionError, Names, Token, tokens
-from runtime.machine import VARIABLE_TYPES, ai_state_names, base_names, edge_names, learn_names, members_of
-from runtime.model import ROOT, Definition, Edge, LongDie, Path
+from runtime.machine import VARIABLE_TYPES, ai_state_names, base_names, edge_names, learn_names, members_of, story_names
+from runtime.model import CONTINUE, ROOT, Definition, Edge, LongDie, Path
 from runtime.shape import did_you_mean
 
 _NO_OVERLOAD = re.compile(r"found no matching overload for '(\S+)' applied to '\((.*)\)'")
@@ -68,7 +68,27 @@ def _slot(draft: Draft, slot: Slot, scopes: dict[tuple[str, int], Names]) -> Ite
             message = f"no variable '{variable}'{did_you_mean(variable, known, 'Declare it in `context`')}"
             yield draft.at_key(slot.path[:-1] if slot.role == "learn" else slot.path, "E306", message)
         return
-    names = _names(draft, slot, scopes)
+    yield from _judged(draft, slot, _names(draft, slot, scopes))
+
+
+def told_when(draft: Draft) -> Iterator[Finding]:
+    """Every fault of the fragments' `when`."""
+    names = story_names(draft.definition, draft.edges)
+    for file in draft.fragments:
+        inside = structs.replace(draft, document=file.document)
+        for path, source in _whens(file.document.value):
+            yield from _judged(inside, Slot(path, source, "guard"), names)
+
+
+def _whens(value: object) -> Iterator[tuple[Path, Expr]]:
+    for field, groups in value.items() if isinstance(value, Mapping) else ():
+        for index, group in enumerate(groups if isinstance(groups, list) else ()):
+            source = group.get("when") if isinstance(group, Mapping) else None
+            if isinstance(source, bool | int | float | str):
+                yield (field, index, "when"), source
+
+
+def _judged(draft: Draft, slot: Slot, names: Names) -> Iterator[Finding]:
     try:
         expression = names.compile(slot.source)
     except ExpressionError as error:
@@ -160,7 +180,7 @@ def _elsewhere(draft: Draft, slot: Slot, root: str) -> str:
         return "No dice are rolled here: add `dice` to the option, or to the event as {dice: {…}, edges: […]}"
     if root == "payload":
         event = slot.edge.event if slot.edge else "the event"
-        return f"'{event}' declares no payload: events: {{{event}: {{payload: {{text: text}}}}}}"
+        return f"'{event}' declares no payload. Declare it: events: {{{event}: {{payload: {{text: text}}}}}}"
     if root == "output":
         return "output is known in `learn` and `ai_state` only, and holds what the prompt declares"
     return "" if root != "option" else "option is known on edges only: option.key and option.kind"
@@ -182,7 +202,7 @@ def _explained(message: str) -> tuple[str, str]:
 
 def _short(message: str) -> str:
     text = message.removeprefix("Syntax error: ").partition(" expecting {")[0]
-    return text.replace("token recognition error at", "no meaning in").replace("<EOF>", "its end")
+    return text.replace("token recognition error at:", "no meaning in").replace("<EOF>", "its end")
 
 
 def _mismatch(function: str, types: str) -> str:
@@ -237,7 +257,8 @@ def _literals(draft: Draft, slot: Slot) -> Iterator[Finding]:
         met += _assigned(found, draft.definition, slot.variable, vocabulary)
     for token, name, members in dict.fromkeys(met):
         if token.text not in members:
-            mend = did_you_mean(token.text, members, f"There are {', '.join(members)}")
+            there = ", ".join(filter(None, members)) or "none"
+            mend = did_you_mean(token.text, members, f"There are {there}")
             yield draft.inside(slot.path, token.col, "E305", f"'{token.text}' is none of the members of '{name}'{mend}")
 
 
@@ -253,8 +274,17 @@ def _vocabulary(draft: Draft, edge: Edge | None) -> Vocabulary:
             for name, die in other.dice.items():
                 if isinstance(die, LongDie) and die.pick:
                     enums[f"dice.{name}"] = die.pick
+        enums |= _choices(draft, edge)
     sets = {name: each.of or () for name, each in context.items() if each.type == "set"}
     return Vocabulary(enums, sets, frozenset(members_of(draft.definition)))
+
+
+def _choices(draft: Draft, edge: Edge) -> dict[str, Sequence[str]]:
+    """What option.key and option.kind may be where an edge stands."""
+    states = [state for name, state in draft.definition.states.items() if edge.source in {name, ROOT}]
+    keys = [option.key for state in states for option in state.authored]
+    kinds = [kind for state in states for kind in state.kinds]
+    return {"option.key": [*keys, *kinds, CONTINUE, ""], "option.kind": [*kinds, ""]}
 
 
 def _is_literal(token: Token, vocabulary: Vocabulary) -> bool:
@@ -354,9 +384,15 @@ def _unread_dice(draft: Draft, read: set[str]) -> Iterator[Finding]:
     for edge in draft.edges:
         for name in edge.dice:
             path = _die_path(draft, edge, name)
+            if _is_broken(edge.dice[name]):
+                continue
             if f"dice.{name}" not in read and path not in seen:
                 seen.add(path)
                 yield draft.at_key(path, "W201", f"the die '{name}' is rolled and nothing reads dice.{name}. Read it, or delete it")
+
+
+def _is_broken(die: str | LongDie) -> bool:
+    return isinstance(die, LongDie) and (die.pick is None) == (die.roll is None)
 
 
 def _say(value: object) -> Iterator[str]:

@@ -17,13 +17,15 @@ LIMIT_NAMES = {"turns": "turns_left", "seconds": "time.remaining_seconds"}
 def graph(draft: Draft) -> Iterator[Finding]:
     """Every fault of the graph; judged on whole drafts only."""
     yield from _finals(draft)
-    yield from _reached(draft)
-    yield from _ending(draft)
+    if all(edge.target in draft.definition.states for edge in draft.edges):
+        yield from _reached(draft)
+        yield from _ending(draft)
     yield from _never_taken(draft)
     yield from _limits(draft)
     yield from _musts(draft)
     yield from _checkpoints(draft)
     yield from _choices(draft)
+    yield from _silent(draft)
 
 
 def words(source: Expr | None) -> frozenset[str]:
@@ -89,10 +91,7 @@ def _steps(draft: Draft) -> dict[str, set[str]]:
 
 def _reached(draft: Draft) -> Iterator[Finding]:
     states = draft.definition.states
-    start = draft.definition.first.target
-    if start not in states:
-        return
-    reached = _closure([start], _steps(draft))
+    reached = _closure([draft.definition.first.target], _steps(draft))
     for name in states:
         if name not in reached:
             yield draft.at_key(("states", name), "E202", f"no edge leads to '{name}'. Lead one there, or delete the state")
@@ -121,15 +120,7 @@ def _never_taken(draft: Draft) -> Iterator[Finding]:
             path = option_path(edge) if is_false(edge.option_guard) else edge.path
             if path not in reported and (edge.source == state or is_false(edge.guard)):
                 reported.add(path)
-                yield draft.at_key(path, "E204", f"{message}")
-    yield from _false_options(draft)
-
-
-def _false_options(draft: Draft) -> Iterator[Finding]:
-    for name, state in draft.definition.states.items():
-        for index, option in enumerate(state.authored):
-            if is_false(option.guard) and not (option.edges or option.target):
-                yield draft.at_key(("states", name, "options", index), "E204", "this option is never offered")
+                yield draft.at_key(path, "E204", message)
 
 
 def _shadowed(draft: Draft, edges: list[Edge]) -> Iterator[tuple[Edge, str]]:
@@ -211,6 +202,15 @@ def _differ(edges: list[Edge]) -> bool:
         for edge in edges
         if first
     )
+
+
+def _silent(draft: Draft) -> Iterator[Finding]:
+    for name in draft.definition.states:
+        edges = edges_in(draft, name)
+        own = [edge for edge in edges if not (edge.source == ROOT and edge.must)]
+        if own and not any(edge.suggest for edge in own):
+            message = f"every edge of '{name}' says suggest: false, so nothing is proposed there. Let one be proposed"
+            yield draft.at_key(("states", name), "W205", message)
 
 
 def _free_choice(draft: Draft, name: str, free: FreeOptions, path: Path) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from msgspec import UnsetType
 from runtime.draft import Draft, option_path
 from runtime.errors import Finding
 from runtime.expression import CEL_WORDS, SCOPE_WORDS
-from runtime.model import INT_MAX, INT_MIN, ROOT, Edge, FreeOptions, LongDie, Option, Path, Variable
+from runtime.model import INITIAL, INT_MAX, INT_MIN, ROOT, Edge, FreeOptions, LongDie, Option, Path, Variable
 from runtime.prompt import TURN_INPUTS
 from runtime.shape import did_you_mean
 
@@ -220,7 +220,9 @@ def _keywords(draft: Draft) -> Iterator[Finding]:
         written += [(field, ("events", name, "payload", field)) for field in event.payload]
     written += [(die, (*_dice_path(edge), die)) for edge in draft.edges for die in edge.dice]
     for name, path in dict.fromkeys(written):
-        if name in CEL_KEYWORDS:
+        if path == ("states", INITIAL):
+            yield draft.at_key(path, "E111", f"'{name}' is the first edge's name, so no state may have it. Choose another")
+        elif name in CEL_KEYWORDS:
             yield draft.at_key(path, "E111", f"'{name}' is a word of CEL, so expressions can't read it. Choose another name")
 
 
@@ -229,7 +231,8 @@ def _targets(draft: Draft) -> Iterator[Finding]:
     for edge in draft.edges:
         if edge.target in states or edge.target in draft.lost:
             continue
-        path: Path = ("initial",) if isinstance(draft.definition.initial, str) and not edge.source else (*edge.path, "target")
+        long = (*edge.path, "target")
+        path = long if long in draft.document.places.keys else edge.path
         message = f"no state '{edge.target}'{did_you_mean(edge.target, states, _all('States are', states))}"
         yield draft.at_value(path, "E103", message)
 
@@ -249,12 +252,13 @@ def _event_path(edge: Edge) -> Path:
 def _events(draft: Draft) -> Iterator[Finding]:
     definition = draft.definition
     known = {*definition.events, *definition.states, definition.first.event}
+    folded = {name.casefold() for name in known}
     places = {_event_path(edge): edge.event for edge in draft.edges if edge.source}
     for name, state in definition.states.items():
         if isinstance(state.options, FreeOptions):
             places["states", name, "options", "event"] = state.options.event
     for path, event in places.items():
-        if event in known or event in draft.lost or path not in draft.document.places.keys:
+        if event.casefold() in folded or event in draft.lost or path not in draft.document.places.keys:
             continue
         mend = f"Declare it: events: {{{event}: {{}}}}"
         message = f"no event '{event}': it is neither declared nor the name of a state{did_you_mean(event, known, mend)}"

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from runtime.constraints import Bounds
 from runtime.draft import Draft, FragmentFile, PromptFile, own_path, texts
 from runtime.errors import Finding
+from runtime.expression import tokens
 from runtime.fragments import WORDS, Fragments, Group
 from runtime.machine import DEFAULT_PROMPTS, asked_ai_state
-from runtime.model import Edge, Option, Path, Text
+from runtime.model import INITIAL, Edge, Option, Path, Text
 from runtime.prompt import TURN_INPUTS
 from runtime.shape import did_you_mean
 
@@ -20,6 +21,8 @@ SHORT_CHARS_ELSEWHERE = 14
 TOLD_BY_RULES = frozenset({"decision.text", "result.text"})
 """Outputs that the offline narrator tells from the choice and its `tell`: they need no fragment."""
 
+_FIELD = re.compile(r"\w+(\.\w+)*", re.ASCII)
+_AT = re.compile(r"[\w.>*]+", re.ASCII)
 _HOLES = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 _SPOKEN = re.compile(r"\bwords\.(\w+)")
 
@@ -103,7 +106,7 @@ def _fragments(draft: Draft, file: FragmentFile) -> Iterator[Finding]:
     value = file.document.value if isinstance(file.document.value, dict) else {}
     fields = _fields(draft, file.language)
     for field, groups in value.items():
-        if field == WORDS:
+        if field == WORDS or not _FIELD.fullmatch(field):
             continue
         if fields is not None and field not in fields:
             mend = did_you_mean(field, fields, f"Outputs are {', '.join(sorted(fields))}")
@@ -146,11 +149,12 @@ def _built_in(draft: Draft) -> Iterator[dict[str, str]]:
 
 def _place(draft: Draft, file: FragmentFile, path: Path, written: object) -> Iterator[Finding]:
     known = [*draft.definition.states, *(edge.full_name for edge in draft.edges)]
-    if not isinstance(written, str) or not written or written in known or not draft.is_whole:
+    if not isinstance(written, str) or not _AT.fullmatch(written) or written in known or not draft.is_whole:
         return
     where = "edge" if "." in written else "state"
     source = written.partition(".")[0]
-    beside = [name for name in known if name.startswith(f"{source}.")] if where == "edge" else known
+    states = [*draft.definition.states, INITIAL]
+    beside = [name for name in known if name.startswith(f"{source}.")] if where == "edge" else states
     mend = did_you_mean(written, beside or known, f"There are {', '.join(beside[:8])}" if beside else "")
     yield _at(file, path, "E511", f"no {where} '{written}'{mend}")
 
@@ -230,7 +234,7 @@ def _last_resorts(draft: Draft, file: FragmentFile, fragments: Fragments) -> Ite
         kind = (_fields(draft, file.language) or {}).get(field)
         if field in TOLD_BY_RULES or kind not in {"scene", "text", "str"}:
             continue
-        sure = {group.at for group in fragments.groups.get(field, ()) if _is_sure(group)}
+        sure = _sure_places(draft, fragments.groups.get(field, ()))
         open_edges = [edge for edge in edges if not sure & {"", edge.target, edge.full_name}]
         if open_edges:
             where = ", ".join(dict.fromkeys(edge.target for edge in open_edges))
@@ -238,8 +242,28 @@ def _last_resorts(draft: Draft, file: FragmentFile, fragments: Fragments) -> Ite
             yield _at(file, (field,), "W501", message)
 
 
-def _is_sure(group: Group) -> bool:
-    return group.when is None and not group.once
+def _sure_places(draft: Draft, groups: Iterable[Group]) -> set[str]:
+    """Places where some group always fits: one without `when`, or one for each member of an enum."""
+    sure: set[str] = set()
+    met: dict[tuple[str, str], set[str]] = {}
+    for group in groups:
+        if group.once:
+            continue
+        if group.when is None:
+            sure.add(group.at)
+            continue
+        words = [token.text for token in tokens(group.when.source)]
+        if len(words) == len(("name", "==", "member")) and words[1] == "==":
+            met.setdefault((group.at, words[0]), set()).add(words[2])
+        elif words[-1:] == [group.when.names[0] if group.when.names else ""]:
+            met.setdefault((group.at, words[-1]), set()).add("".join(words[:-1]))
+    context = draft.definition.context
+    for (at, name), values in met.items():
+        variable = context.get(name)
+        every = set(variable.of or ()) if variable and variable.type == "enum" else {"", "!"}
+        if every <= values:
+            sure.add(at)
+    return sure
 
 
 def _fragment_languages(draft: Draft) -> Iterator[Finding]:

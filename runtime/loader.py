@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from runtime import machine as machines
+from runtime import model
 from runtime.check import check
 from runtime.document import Document, Places, read, too_large
 from runtime.draft import Draft, FragmentFile, PromptFile
@@ -186,6 +187,8 @@ def _prompt(file: str, text: str, includes: Mapping[str, str], findings: list[Fi
     body_line = text.count("\n", 0, fence.end()) + 1
     prompt, faults = parse_prompt(name, language or None, file, front.value, text[fence.end() :], body_line, includes)
     for fault in faults:
+        if prompt is None and fault.code == "W410":
+            continue  # what can't be parsed reads nothing
         place = front.places.key(fault.path) if fault.path else (fault.line, fault.col)
         findings.append(Finding(fault.file, *place, fault.code, fault.message))
     return PromptFile(name, language, front, prompt)
@@ -207,5 +210,16 @@ def _fragments(
             fragments = None
             if document.value is not None:
                 fragments, faults = parse_fragments(document.value, names, file)
-                findings += [Finding(file, *document.places.value(where), code, said) for where, code, said in faults]
+                findings += [
+                    Finding(file, *document.places.value(where), code, message)
+                    for where, code, message in faults
+                    if code != "E505" or not _is_expression(document.value, where)
+                ]
             yield FragmentFile(language_of(file), document, fragments)
+
+
+def _is_expression(value: Any, path: model.Path) -> bool:
+    """Whether a `when` could be compiled: what is wrong in it is told by the check, with its column."""
+    for step in path:
+        value = value[step]
+    return isinstance(value, bool | int | float | str)

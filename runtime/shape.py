@@ -196,8 +196,8 @@ def _unknown(key: str, title: str, allowed: Collection[str]) -> str:
 def _missing(key: str, path: Path, error: Any) -> str:
     where = f"'{path[-1]}'" if path and isinstance(path[-1], str) else "this item" if path else "the machine"
     part = _part(error.schema_path[:-1])
-    doc = part.get("properties", {}).get(key, {}).get("description", "")
-    return f"'{key}' is missing in {where}. {doc.rstrip('.')}"
+    doc = part.get("properties", {}).get(key, {}).get("description", "").partition(". ")[0].rstrip(".")
+    return f"'{key}' is missing in {where}. Add it: {doc[:1].lower()}{doc[1:]}"
 
 
 def _part(schema_path: Iterable[str | int]) -> dict[str, Any]:
