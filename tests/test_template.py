@@ -137,7 +137,7 @@ def test_what_could_grow_is_refused_or_stopped_quickly(text):
 def test_no_attribute_of_python_is_ever_read(text):
     template, _ = compile_template(Source("f", text), {})
 
-    with pytest.raises(PromptError, match="attribute|undefined"):
+    with pytest.raises(PromptError, match=r"attribute|undefined"):
         render_template(template, INPUTS, Budget())
 
 
