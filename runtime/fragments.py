@@ -20,6 +20,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -151,6 +152,7 @@ def _ordered(group: Group, place: Place) -> list[Draw]:
     return sorted(pairs, key=lambda pair: (heard.get(pair.id, -1), by_seed(place.seed, pair.id)))
 
 
+@lru_cache(maxsize=8192)
 def by_seed(seed: str, identity: str) -> bytes:
     """Where a text stands among those never heard: SHA-256, the same on every machine."""
     return hashlib.sha256(f"{seed}\0{identity}".encode()).digest()

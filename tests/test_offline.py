@@ -289,9 +289,8 @@ def test_ai_state_is_told_where_fragments_fit() -> None:
 def test_an_optional_text_heard_lately_is_left_out_rather_than_repeated() -> None:
     machine = tower('{scene: scene, npc_line: "text?"}', zh="npc_line: [{at: STAIR, say: [下去。]}]\n")
     first = begin(machine).session
-    turns = [turn := choose(machine, first, first.offer[0])]
-    for _ in range(10):
-        turns.append(turn := chosen(machine, turn.session, "toss"))
+    turn = choose(machine, first, first.offer[0])
+    turns = [turn, *(turn := chosen(machine, turn.session, "toss") for _ in range(10))]
 
     assert [index for index, turn in enumerate(turns) if "npc_line" in turn.texts] == [0, 10]
 
@@ -419,11 +418,11 @@ def test_a_narration_says_that_no_model_wrote_it(lantern: Machine) -> None:
 def test_a_turn_is_told_in_under_a_millisecond(lantern: Machine) -> None:
     tasks: list[Task] = [turn.task for turn in play(lantern, 30)]
     tell(tasks[0])
-    start = time.perf_counter()
+    start = time.process_time()
     for task in tasks:
         tell(task)
 
-    assert (time.perf_counter() - start) / len(tasks) < 0.001
+    assert (time.process_time() - start) / len(tasks) < 0.001
 
 
 def test_a_players_own_words_are_told_back() -> None:

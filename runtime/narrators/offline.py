@@ -161,8 +161,9 @@ def _kept(drafts: Iterable[Draft], tried: list[Draft]) -> Iterator[Draft]:
 
 def _plain(telling: Telling, drafts: Iterable[Draft], tried: list[Draft], limit: int) -> Draft:
     """A text for a required output: whole, else trimmed, else forced to fit."""
-    made = [draft for draft in drafts if draft.text]
-    found = _first(telling, made, limit) or _first(telling, _trimmed(telling, made, limit), limit)
+    made: list[Draft] = []
+    found = _first(telling, _kept((draft for draft in drafts if draft.text), made), limit)
+    found = found or _first(telling, _trimmed(telling, made, limit), limit)
     return found or _forced(telling, [*tried, *made], limit)
 
 
