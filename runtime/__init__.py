@@ -1,8 +1,17 @@
 """The engine: machines, turns, narrators and the journal. It knows nothing of HTTP."""
 
 import atexit
-import gc
+import ctypes
 
-# msgspec's Meta objects can crash the interpreter when a collection at its very end frees them
-# (github.com/msgspec/msgspec, issue 717): frozen objects are passed over by that collection.
-atexit.register(gc.freeze)
+import msgspec
+
+
+def _keep(kind: type) -> None:
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(kind))
+    for each in kind.__subclasses__():
+        _keep(each)
+
+
+# msgspec can crash Python when the very last collection clears Struct types that name each other
+# (in StructMeta_clear, seen with 0.20 to 0.22): one reference more keeps them out of it.
+atexit.register(_keep, msgspec.Struct)

@@ -302,7 +302,7 @@ def route(machine: Machine, session: Session) -> Route:
 
 
 class _Here:
-    """What routing looks at again and again in one state."""
+    """What routing looks at again and again in one state. Each option's edges are judged once."""
 
     def __init__(self, machine: Machine, session: Session) -> None:
         self.machine = machine
@@ -313,9 +313,12 @@ class _Here:
         self.state = machine.definition.states[session.state]
         self.plain = known_values(self.scope, self.used)
         self.must = machine.open_must(session.state, self.plain)
+        self.judged: dict[CompiledEdge, Considered] = {}
 
-    def with_choice(self, choice: Choice) -> Known:
-        """The same, with an option chosen."""
+    def with_choice(self, compiled: CompiledEdge, choice: Choice) -> Known:
+        """The same, with an option chosen; new values are bound only for guards that read them."""
+        if not compiled.reads_option:
+            return replace(self.plain, option=choice.key)
         chosen = {"option.key": choice.key, "option.kind": choice.kind}
         return known_values({**self.scope, **chosen}, self.used, choice.key)
 
@@ -331,20 +334,23 @@ Candidates = tuple[tuple[Choice, str], ...]
 def _offered(here: _Here) -> Candidates:
     if here.state.kinds:
         return _drawn_kinds(here)
+    for compiled in here.edges:
+        if compiled.edge.option and not here.is_shut(compiled.edge.event):
+            chosen = here.with_choice(compiled, Choice(key=compiled.edge.option))
+            here.judged[compiled] = _held_open(consider(compiled, chosen))
+    leading = {compiled.edge.option for compiled, each in here.judged.items() if each.verdict != "closed"}
     language = here.session.constraints.language
     fallback = here.machine.definition.language
-    options = ((option, option_event(option)) for option in here.state.authored)
     return tuple(
-        (Choice(key=option.key, text=said_in(option.text, language, fallback)), event)
-        for option, event in options
-        if not here.is_shut(event) and _leads_on(here, event, Choice(key=option.key))
+        (Choice(key=option.key, text=said_in(option.text, language, fallback)), option_event(option))
+        for option in here.state.authored
+        if option.key in leading
     )
 
 
-def _leads_on(here: _Here, event: str, choice: Choice) -> bool:
-    known = here.with_choice(choice)
-    own = (each for each in here.edges if each.edge.event == event and each.edge.option == choice.key)
-    return any(consider(each, known).verdict != "closed" for each in own)
+def _kind_leads_on(here: _Here, event: str, kind: str) -> bool:
+    own = (each for each in here.edges if each.edge.event == event and not each.edge.option)
+    return any(consider(each, here.with_choice(each, Choice(kind=kind))).verdict != "closed" for each in own)
 
 
 def _drawn_kinds(here: _Here) -> Candidates:
@@ -352,7 +358,7 @@ def _drawn_kinds(here: _Here) -> Candidates:
     free, session = here.state.options, here.session
     if isinstance(free, list) or here.is_shut(free.event):
         return ()
-    candidates = [kind for kind in free.kinds if _leads_on(here, free.event, Choice(kind=kind))]
+    candidates = [kind for kind in free.kinds if _kind_leads_on(here, free.event, kind)]
     low, high = free.bounds
     key = (session.run_seed, session.salt, session.step, session.state, free.event, "", "kinds")
     count = dice_rules.between(low, min(high, max(low, len(candidates))), key)
@@ -376,14 +382,11 @@ def _judged(here: _Here, compiled: CompiledEdge, choices: Candidates) -> Conside
     if here.is_shut(edge.event):
         return None
     if edge.option:
-        offered = next((choice for choice, _ in choices if choice.key == edge.option), None)
-        if offered is None:
-            return replace(consider(compiled, here.plain), verdict="closed", reason="option: not offered")
-        return _held_open(consider(compiled, here.with_choice(offered)))
+        return here.judged[compiled]
     if not compiled.reads_option:
         return consider(compiled, here.plain)
     tried = [choice for choice, event in choices if event == edge.event] or [Choice()]
-    return _of_all([consider(compiled, here.with_choice(choice)) for choice in tried])
+    return _of_all([consider(compiled, here.with_choice(compiled, choice)) for choice in tried])
 
 
 def _held_open(considered: Considered) -> Considered:

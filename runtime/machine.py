@@ -73,17 +73,16 @@ class Assign(Struct, frozen=True):
 
 
 class CompiledEdge(Struct, frozen=True, eq=False):
-    """An edge with its expressions compiled; compared by identity."""
+    """An edge with its expressions compiled; compared by identity.
+
+    `reads_option` says whether a guard asks which option was chosen.
+    """
 
     edge: Edge
     guards: tuple[Expression, ...]
     assigns: tuple[Assign, ...]
     learn: tuple[LearnRule, ...]
-
-    @property
-    def reads_option(self) -> bool:
-        """Whether a guard asks which option was chosen."""
-        return any(name.startswith("option.") for guard in self.guards for name in guard.names)
+    reads_option: bool
 
 
 class Considered(Struct, frozen=True):
@@ -355,7 +354,8 @@ def _compiled(
     output = learn_names(definition, edge, edges, told_by) if learning else names
     guards = tuple(names.compile(guard) for guard in (edge.option_guard, edge.guard) if guard is not None)
     rules = tuple(_learn_rule(output, name, rule) for name, rule in learning.items())
-    return CompiledEdge(edge, guards, _assigns(names, edge.assign), rules)
+    reads_option = any(name.startswith("option.") for guard in guards for name in guard.names)
+    return CompiledEdge(edge, guards, _assigns(names, edge.assign), rules, reads_option)
 
 
 def _assigns(names: Names, lines: Mapping[str, Any]) -> tuple[Assign, ...]:

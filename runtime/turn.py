@@ -173,9 +173,10 @@ async def take_turn(runtime: Runtime, invoke: Invoke, role: Role = "operator") -
             compiled, rolled, scope = choose_edge(opened, asked, role)
             settled = settle(opened.machine, opened.session, compiled, asked.event, asked.choice, scope, rolled)
             settled = timed(settled, opened)
-            task = brief(opened, settled, asked)
+            preview = route(opened.machine, arrived(settled.session))
+            task = brief(opened, settled, asked, preview.offer)
             narration, narrate_s = await clocked(narrate(runtime, task))
-            session, routed, warnings = conclude(opened, settled, asked, task, narration)
+            session, routed, warnings = conclude(opened, settled, asked, task, narration, preview)
             entry = record(opened, settled, asked, task, narration, session, routed, warnings)
             _, store_s = await clocked(runtime.store.append(entry))
     played = Played(entry, narrate_s, store_s)
@@ -247,13 +248,12 @@ def timed(settled: Settled, opened: Opened) -> Settled:
     return replace(settled, session=session)
 
 
-def brief(opened: Opened, settled: Settled, asked: Asked) -> Task:
-    """Put together what the narrator is told."""
+def brief(opened: Opened, settled: Settled, asked: Asked, preview: tuple[Offer, ...]) -> Task:
+    """Put together what the narrator is told; `preview` is what will be offered unless it teaches otherwise."""
     machine, session = opened.machine, settled.session
     language = session.constraints.language
     prompt = machine.prompt_for(settled.compiled.edge, language)
     bounds = bounds_of(machine.definition, session.constraints)
-    preview = route(machine, arrived(session)).offer
     inputs = view.inputs_of(machine, settled, asked.text, preview, bounds)
     return Task(
         machine=machine,
@@ -320,14 +320,17 @@ def _fallen_back(narration: Narration, error: Exception) -> Narration:
 
 
 def conclude(
-    opened: Opened, settled: Settled, asked: Asked, task: Task, narration: Narration
+    opened: Opened, settled: Settled, asked: Asked, task: Task, narration: Narration, preview: Route
 ) -> tuple[Session, Route, tuple[str, ...]]:
-    """Learn from the narration, count the step, and compute where the session may go from here."""
+    """Learn from the narration, count the step, and compute where the session may go from here.
+
+    Where nothing was learned, that is where the preview said.
+    """
     machine = opened.machine
     context, learning = learn(machine, settled, narration.learned, task.scope)
     told = {**narration.learned, **narration.ai_state}
     session = arrived(replace(settled.session, context=context, said={**settled.session.said, **narration.said}))
-    routed = route(machine, session)
+    routed = preview if context == settled.session.context else route(machine, session)
     shown = ai_state_of(machine, session, told, view.first_words(machine, session, narration.ai_state))
     session = replace(
         session,

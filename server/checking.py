@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from runtime import loader
+from runtime import loader, repeats
 from runtime.errors import Finding
 from runtime.request import nearest
 
@@ -48,7 +48,7 @@ def _print(chosen: dict[str, dict[str, str]], findings: dict[str, list[Finding]]
         warnings = len(findings[name]) - faults
         click.echo(f"{name}: {_count(faults, 'fault')}, {_count(warnings, 'warning')}")
         if not faults:
-            for line in loader.repeats(loader.load(files)):
+            for line in repeats.repeats(loader.load(files)):
                 click.echo(f"  {line}")
 
 
