@@ -35,6 +35,7 @@ __all__ = [
     "cut",
     "find_term",
     "fit",
+    "key_of",
     "mask",
     "satisfiable",
     "speaks",

@@ -56,7 +56,7 @@ def _plucked(values: Iterable[Any], attribute: str | None) -> list[Any]:
 
 
 def _join(values: Iterable[Any], d: str = "", attribute: str | None = None) -> str:
-    texts = _texts(_plucked(values, attribute))
+    texts, d = _texts(_plucked(values, attribute)), str(d)
     _short_enough(sum(map(len, texts)) + len(d) * len(texts))
     return d.join(texts)
 
@@ -130,7 +130,10 @@ def _map(values: Iterable[Any], attribute: str) -> list[Any]:
     return _plucked(values, attribute)
 
 
-def _items(value: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _items(value: Any) -> list[tuple[str, Any]]:
+    if not isinstance(value, Mapping):
+        message = f"`items` and `dictsort` want a map, not {type(value).__name__}"
+        raise TypeError(message)
     return list(value.items())
 
 
@@ -147,7 +150,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "batch": _batch,
     "capitalize": lambda text: str(text).capitalize(),
     "count": len,
-    "dictsort": lambda value: sorted(value.items()),
+    "dictsort": lambda value: sorted(_items(value)),
     "first": _edge(lambda items: items[0]),
     "float": _number(float),
     "indent": _indent,

@@ -179,7 +179,8 @@ def parse_prompt(
     parts, flaws = _compiled(Source(file, body, body_line), includes)
     faults += map(_fault, flaws)
     faults += map(_fault, _undeclared(parts, front.inputs, includes))
-    faults += _advice(parts, front.inputs, file)
+    if not any(flaw.code.startswith("E") for flaw in flaws):
+        faults += _advice(parts, front.inputs, file)
     if any(fault.code.startswith("E") for fault in faults):
         return None, _sorted(faults)
     used = {path: includes[path] for _, part in parts for path in part.includes}

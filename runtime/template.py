@@ -539,6 +539,10 @@ def compile_template(
     return Template(source, names, frozenset(reader.used), compiled), reader.flaws
 
 
+_BROKEN = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
+"""What Python raises where a template does to a value what can't be done to it."""
+
+
 def render_template(template: Template, inputs: Mapping[str, Any], budget: Budget) -> str:
     """The text. Raises PromptError for an undefined value, a wrong type, or too much of anything."""
     context = template.compiled.new_context({**inputs, _WORK: budget})
@@ -547,7 +551,7 @@ def render_template(template: Template, inputs: Mapping[str, Any], budget: Budge
         for chunk in template.compiled.root_render_func(context):
             budget.emit(len(chunk))
             chunks.append(chunk)
-    except (PromptError, TemplateError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError) as error:
+    except (PromptError, TemplateError, *_BROKEN) as error:
         message = error.message if isinstance(error, PromptError) else str(error)
         raise PromptError(message or "broken", file=template.source.file, line=_line_of(error, template)) from error
     return "".join(chunks)

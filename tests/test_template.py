@@ -184,6 +184,8 @@ def test_keys_that_python_has_as_methods_are_read_as_keys():
         ("{{ n / 0 }}", None),
         ("{{ x - 1 }}", None),
         ("{{ bag + bag }}", None),
+        ("{{ bag | items }}", None),
+        ("{{ none | join }}", None),
     ],
 )
 def test_what_prompts_have(text, expected):
