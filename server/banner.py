@@ -1,0 +1,51 @@
+"""What `edgewise serve` prints once it listens: where, with what, and how to try it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import TYPE_CHECKING
+
+from server.build import profile_of, url_of
+from server.settings import is_loopback
+
+if TYPE_CHECKING:
+    from runtime.turn import Runtime
+    from server.settings import Settings
+
+
+def banner(settings: Settings, runtime: Runtime) -> list[str]:
+    """The lines, for settings whose port is the one really taken."""
+    url = url_of(settings)
+    reach = "" if is_loopback(settings.host) else f" (on every address of {settings.host})"
+    return [
+        f"Edgewise listens on {url}{reach}",
+        f"  machine   {_machines(runtime)}",
+        f"  narrator  {narrator_line(settings)}",
+        f"  store     {settings.store_path or 'memory: it is gone when the server ends'}",
+        f"  OpenAPI   {url}/schema",
+        "Begin a session, as often as you like:",
+        f"  {curl(settings, runtime)}",
+        "Ctrl-C ends the server; turns under way are finished first.",
+    ]
+
+
+def _machines(runtime: Runtime) -> str:
+    others = [name for name in runtime.machines if name != runtime.default_machine]
+    return runtime.default_machine + (f" (the default; also {', '.join(others)})" if others else "")
+
+
+def narrator_line(settings: Settings) -> str:
+    """Who tells the turns, and, where it is a model, the host that will be called."""
+    profile = profile_of(settings)
+    if profile is None:
+        return "offline: told from written fragments; no model, no network"
+    return f"openai: calls {profile.host} for the model {profile.model}"
+
+
+def curl(settings: Settings, runtime: Runtime) -> str:
+    """A command that begins a session: without an id, the server makes a new one each time."""
+    event = runtime.machines[runtime.default_machine].definition.first.event
+    body = shlex.quote(json.dumps({"event": {"type": event}}))
+    token = '-H "Authorization: Bearer $EDGEWISE_TOKEN" ' if settings.has_tokens else ""
+    return f"curl -sS {url_of(settings)}/invoke {token}-H 'Content-Type: application/json' -d {body}"

@@ -1,0 +1,176 @@
+"""`edgewise serve`: load, bind, open, listen, and say where; at the end let the turns under way finish.
+
+The order is the point. Nothing listens before the project is known to be sound and the journal is
+ours; nothing is printed before it really listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import importlib.util
+import math
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+import uvicorn
+from msgspec.structs import replace
+
+from server import logs, watching
+from server.app import create_app
+from server.banner import banner
+from server.build import build_runtime, store_of
+from server.settings import SettingsError, variable_of
+
+if TYPE_CHECKING:
+    from litestar import Litestar
+
+    from runtime.turn import Runtime
+    from server.settings import Settings
+
+GOOD, OUR_FAULT, INTERRUPTED = 0, 3, 130
+LATE_S = 5
+"""Seconds, over a turn's own deadline, that a request may keep a server that stops from ending."""
+BACKLOG = 2048
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def serve(settings: Settings) -> int:
+    """Serve until a signal comes; the exit code.
+
+    Raises SettingsError where the server must not listen as asked (an open host, a busy port),
+    DesignError for a faulty project, StoreUnavailable where another process owns the journal.
+    Nothing listens then.
+    """
+    if settings.exposure:
+        raise SettingsError([settings.exposure])
+    if settings.dev:
+        return watching.serve_and_watch(settings)
+    logs.configure(settings)
+    runtime = build_runtime(settings)
+    with contextlib.closing(bind(settings)) as listener:
+        settings = replace(settings, port=listener.getsockname()[1])
+        runtime.store = store_of(settings)  # its lock file names the port that was really taken
+        server = _Server(_config(settings, create_app(settings, runtime)), _banner_of(settings, runtime))
+        return _run(server, listener, runtime)
+
+
+def _config(settings: Settings, app: Litestar) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        loop="uvloop" if importlib.util.find_spec("uvloop") else "asyncio",
+        http="httptools",
+        ws="none",
+        lifespan="off",  # ours is entered around it, so that what it raises is told in a sentence
+        log_config=None,
+        log_level="warning" if settings.log_level == "info" else settings.log_level,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=math.ceil(settings.turn_deadline_s) + LATE_S,
+    )
+
+
+def _banner_of(settings: Settings, runtime: Runtime) -> Callable[[], None]:
+    lines = banner(settings, runtime)
+    return lambda: click.echo("\n".join(lines))
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which says when it listens and leaves the signals to us.
+
+    uvicorn's own handlers raise the signal again at the end: the exit code would never be 0.
+    """
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets)
+        except OSError as error:  # somebody else began to listen since we bound
+            raise SettingsError([str(error)]) from error
+        self._announce()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _run(server: _Server, listener: socket.socket, runtime: Runtime) -> int:
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(_serve(server, listener))
+    if why := getattr(runtime.store, "failed", ""):
+        click.echo(f"the journal has failed, and the server with it: {why}", err=True)
+        return OUR_FAULT
+    return GOOD
+
+
+async def _serve(server: _Server, listener: socket.socket) -> None:
+    """Serve inside the application's lifespan: it opens the journal, and lets the last turns finish."""
+    app: Any = server.config.app
+    with _stopping(server):
+        async with AsyncExitStack() as life:
+            try:
+                await life.enter_async_context(app.lifespan())
+            except OSError as error:
+                raise SettingsError([f"the journal can't be opened: {error}; see {variable_of('store')}"]) from error
+            await server.serve([listener])
+
+
+@contextmanager
+def _stopping(server: uvicorn.Server) -> Iterator[None]:
+    """The first signal asks the server to end well, the second ends it at once."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        if server.should_exit:
+            os._exit(INTERRUPTED)  # as a crash would: the journal stands that
+        server.should_exit = True
+
+    for number in SIGNALS:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+def bind(settings: Settings) -> socket.socket:
+    """A socket bound to the host and port, not listening yet. Raises SettingsError where it can't be had."""
+    try:
+        family, kind, protocol, _, address = _address(settings)
+        with contextlib.ExitStack() as unless_bound:
+            listener = unless_bound.enter_context(socket.socket(family, kind, protocol))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            unless_bound.pop_all()
+    except OSError as error:
+        raise SettingsError([_unbound(settings, error)]) from error
+    return listener
+
+
+def _address(settings: Settings) -> tuple[Any, ...]:
+    """What to bind for the host, as `getaddrinfo` has it: its IPv4 address where it has one."""
+    host = settings.host.strip("[]")
+    found = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return min(found, key=lambda each: each[0] != socket.AF_INET)
+
+
+def _unbound(settings: Settings, error: OSError) -> str:
+    """Why a host and port can't be had, with the mend."""
+    at = f"{settings.host}:{settings.port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"{at} is in use by another program: stop that, or take another port: --port 0 takes a free one"
+    if error.errno == errno.EACCES:
+        return f"{at} needs rights that this user has not: take a port above 1023, as --port 8000"
+    named = f"{variable_of('host')} = {settings.host!r}"
+    return f"{named} is no address of this machine: use 127.0.0.1, or 0.0.0.0 for all that it has"
