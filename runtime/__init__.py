@@ -8,7 +8,8 @@ import msgspec
 
 def _keep(kind: type) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(kind))
-    for each in kind.__subclasses__():
+    subclasses: list[type] = kind.__subclasses__()
+    for each in subclasses:
         _keep(each)
 
 

@@ -202,7 +202,7 @@ def _clamped(value: Any, variable: Variable) -> Value:
     high = INT_MAX if variable.max is None else variable.max
     if variable.type == "int":
         return max(int(low), min(int(high), int(value)))
-    bounded = value if variable.min is None else max(float(low), value)
+    bounded = float(value) if variable.min is None else max(float(low), float(value))
     return bounded if variable.max is None else min(float(high), bounded)
 
 

@@ -15,6 +15,9 @@ EdgewiseError
     ├── NarratorUnavailable   NarrationInvalid
     └── StoreUnavailable      Overloaded
 
+Beside the tree stand what never leaves the engine: ExpressionError, EvaluationError, NotKnown
+(`expression`), PromptError and SayError (`prompt`); they become findings or a MachineFault.
+
 `code` is stable: clients and docs rely on it. `retry` says what helps: `same` (send the same
 again), `refresh` (read the session, then choose again) or `never`.
 """

@@ -31,11 +31,19 @@ from runtime.advance import (
     turn_scope,
 )
 from runtime.constraints import answer_schema, bounds_of, fit
-from runtime.errors import MachineChanged, NarratorUnavailable, Refusal, SessionEnded, TurnInProgress, WorldError
+from runtime.errors import (
+    MachineChanged,
+    MachineFault,
+    NarratorUnavailable,
+    Refusal,
+    SessionEnded,
+    TurnInProgress,
+    WorldError,
+)
 from runtime.machine import CompiledEdge, Machine, asked_ai_state, known_values
 from runtime.narrators import Narration, Narrator, Task
 from runtime.narrators.offline import Offline
-from runtime.prompt import Message, render
+from runtime.prompt import Message, Prompt, PromptError, render
 from runtime.request import Asked, Opened
 from runtime.session import (
     RECENT_TURNS,
@@ -265,9 +273,19 @@ def brief(opened: Opened, settled: Settled, asked: Asked, preview: tuple[Offer, 
         scope=_story_scope(settled, inputs, asked),
         offer=preview,
         bounds=bounds,
-        messages=render(prompt, inputs),
+        messages=_rendered(prompt, inputs, settled),
         schema=answer_schema(prompt, asked_ai_state(machine.definition), preview, bounds),
     )
+
+
+def _rendered(prompt: Prompt, inputs: Mapping[str, Any], settled: Settled) -> tuple[Message, ...]:
+    """The prompt's messages. Raises MachineFault where the template errs."""
+    try:
+        return render(prompt, inputs)
+    except PromptError as error:
+        edge = settled.outcome.edge
+        message = f"edge {edge}: {prompt.file} can't be rendered: {error}"
+        raise MachineFault(message, "Mend the prompt; the session is as it was.", edge=edge) from None
 
 
 def _story_scope(settled: Settled, inputs: Mapping[str, Any], asked: Asked) -> dict[str, Any]:

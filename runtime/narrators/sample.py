@@ -98,9 +98,9 @@ def _distinct(made: list[Any], items: Any) -> list[Any]:
 def _number(schema: Mapping[str, Any], step: float) -> float:
     """0, or what is nearest to it within the limits; `step` leaves an exclusive one, 0 for fractions."""
     gap = step or _least_gap(schema)
-    low = max(schema.get("minimum", -math.inf), schema.get("exclusiveMinimum", -math.inf) + gap)
-    high = min(schema.get("maximum", math.inf), schema.get("exclusiveMaximum", math.inf) - gap)
-    multiple = schema.get("multipleOf", step)
+    low: float = max(schema.get("minimum", -math.inf), schema.get("exclusiveMinimum", -math.inf) + gap)
+    high: float = min(schema.get("maximum", math.inf), schema.get("exclusiveMaximum", math.inf) - gap)
+    multiple: float = schema.get("multipleOf", step)
     value = min(max(0, low), high)
     if not multiple:
         return value
@@ -109,5 +109,6 @@ def _number(schema: Mapping[str, Any], step: float) -> float:
 
 def _least_gap(schema: Mapping[str, Any]) -> float:
     """Half the room between two exclusive limits, at most 1."""
-    low, high = schema.get("exclusiveMinimum", -math.inf), schema.get("exclusiveMaximum", math.inf)
+    low: float = schema.get("exclusiveMinimum", -math.inf)
+    high: float = schema.get("exclusiveMaximum", math.inf)
     return min(1.0, (high - low) / 2)
