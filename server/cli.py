@@ -68,10 +68,10 @@ def serve(**options: Any) -> None:
 @click.option("--narrator", help="Who tells the turns: offline or openai.")
 @click.option("--transcript", type=click.Path(dir_okay=False, path_type=Path), help="Write the play to this file.")
 def play(**options: Any) -> None:
-    """Play MACHINE in the terminal: choices by number or arrow, free text where a state takes it.
+    r"""Play MACHINE in the terminal: choices by number or arrow, free text where a state takes it.
 
     Where input is no terminal, each line is a number, or text where text is taken:
-    `printf '1\\n2\\n' | edgewise play haunted_house --seed demo`.
+    `printf '1\n2\n' | edgewise play haunted_house --seed demo`.
     """
     from server import play as playing  # noqa: PLC0415 - see the module
 
