@@ -83,7 +83,7 @@ CODES: Mapping[str, str] = {
     "E501": "A fragments file, field or group has another form than is wanted.",
     "E502": "A field isn't names joined by dots.",
     "E503": "A group has an unknown key.",
-    "E504": "`at` isn't STATE, STATE.edge, \"*.edge\" or initial.",
+    "E504": '`at` isn\'t STATE, STATE.edge, "*.edge" or initial.',
     "E505": "`when` isn't an expression.",
     "E506": "`say` isn't a list of texts.",
     "E507": "A text of `say` can't be rendered.",

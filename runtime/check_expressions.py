@@ -12,7 +12,7 @@ from runtime.draft import Draft, Slot, expressions
 from runtime.errors import Finding
 from runtime.expression import CelType, Expression, ExpressionError, Names, Token, tokens
 from runtime.machine import VARIABLE_TYPES, ai_state_names, base_names, edge_names, learn_names, members_of, story_names
-from runtime.model import CONTINUE, ROOT, Definition, Edge, LongDie, Path
+from runtime.model import CONTINUE, ROOT, Definition, Edge, Expr, LongDie, Path
 from runtime.shape import did_you_mean
 
 _NO_OVERLOAD = re.compile(r"found no matching overload for '(\S+)' applied to '\((.*)\)'")
@@ -122,7 +122,7 @@ def _uncompiled(draft: Draft, slot: Slot, names: Names, error: ExpressionError) 
     unknown = list(_unknown(str(slot.source), names)) if "undeclared" in error.message else []
     for token, is_call in unknown:
         if token.text.rpartition(".")[2] not in draft.lost:
-            message = _no_function(token.text) if is_call else _no_name(draft, slot, token.text, names)
+            message = _no_function(token.text) if is_call else _no_name(slot, token.text, names)
             yield draft.inside(slot.path, token.col, "E302", message)
     if not unknown:
         code, message = _explained(error.message)
@@ -160,13 +160,13 @@ def _no_function(name: str) -> str:
     return f"no function '{name}'{did_you_mean(name, _CALLS, f'Functions are {calls}')}"
 
 
-def _no_name(draft: Draft, slot: Slot, name: str, names: Names) -> str:
+def _no_name(slot: Slot, name: str, names: Names) -> str:
     root, _, rest = name.partition(".")
     beside = [known for known in names.types if known.startswith(f"{root}.")]
     if rest and beside:
         listed = ", ".join(sorted(beside)[:8])
         return f"no name '{name}' here{did_you_mean(name, beside, f'There are {listed}')}"
-    fallback = _elsewhere(draft, slot, root) or f"A variable stands in `context`; a text in quotes: '{name}'"
+    fallback = _elsewhere(slot, root) or f"A variable stands in `context`; a text in quotes: '{name}'"
     return f"no name '{name}' here{did_you_mean(name, _bare(names), fallback)}"
 
 
@@ -174,7 +174,7 @@ def _bare(names: Names) -> list[str]:
     return [name for name in names.types if not name.startswith("given.")]
 
 
-def _elsewhere(draft: Draft, slot: Slot, root: str) -> str:
+def _elsewhere(slot: Slot, root: str) -> str:
     """Why a scope's name is not here."""
     if root == "dice":
         return "No dice are rolled here: add `dice` to the option, or to the event as {dice: {…}, edges: […]}"
@@ -195,7 +195,9 @@ def _explained(message: str) -> tuple[str, str]:
         name = message.partition("'")[2].rstrip("'")
         return "E302", f"'{name}' is not called like this: write {_CALLS.get(name, 'it otherwise')}"
     if message.startswith("Syntax error: "):
-        mend = next((mend for pattern, mend in _SYNTAX if pattern.search(message)), "Is an operator or bracket missing?")
+        mend = next(
+            (mend for pattern, mend in _SYNTAX if pattern.search(message)), "Is an operator or bracket missing?"
+        )
         return "E301", f"the expression can't be read: {_short(message)}. {mend}"
     return "E301", f"the expression {message}"
 
@@ -230,15 +232,23 @@ def _type(draft: Draft, slot: Slot, expression: Expression) -> Iterator[Finding]
         return
     wanted = VARIABLE_TYPES[draft.definition.context[slot.variable].type]
     if slot.key in {"at_least", "at_most"} and wanted not in {"int", "float"}:
-        yield draft.at_key(slot.path, "E303", f"'{slot.key}' bounds numbers, and '{slot.variable}' is {_a(wanted)}. Delete it")
+        yield draft.at_key(
+            slot.path, "E303", f"'{slot.key}' bounds numbers, and '{slot.variable}' is {_a(wanted)}. Delete it"
+        )
     elif wanted != expression.type:
-        message = f"'{slot.variable}' is {_a(wanted)}, and this gives {_a(expression.type)}{_type_mend(wanted, expression)}"
+        message = (
+            f"'{slot.variable}' is {_a(wanted)}, and this gives {_a(expression.type)}{_type_mend(wanted, expression)}"
+        )
         yield draft.at_value(slot.path, "E303", message)
 
 
 def _type_mend(wanted: CelType, expression: Expression) -> str:
     if (wanted, expression.type) == ("float", "int"):
-        return f". Write {expression.source}.0" if expression.source.isdigit() else ". Write double( ) around it, or 1.0 for 1"
+        return (
+            f". Write {expression.source}.0"
+            if expression.source.isdigit()
+            else ". Write double( ) around it, or 1.0 for 1"
+        )
     if (wanted, expression.type) == ("int", "float"):
         return ". Write int( ) around it"
     if (wanted, expression.type) == ("set", "str"):
@@ -335,7 +345,9 @@ def _assigned(found: list[Token], definition: Definition, variable: str, vocabul
         return []
     met = [(token, variable, members) for token in _results(found) if _is_literal(token, vocabulary)]
     picked = [(token, face) for token in _results(found) for face in vocabulary.enums.get(token.text, ())]
-    faces = [(Token("string", face, token.col), variable, members) for token, face in picked if token.text not in members]
+    faces = [
+        (Token("string", face, token.col), variable, members) for token, face in picked if token.text not in members
+    ]
     return [*met, *(face for face in faces if face[0].text not in members)]
 
 
@@ -353,8 +365,9 @@ def _secrets(draft: Draft, slot: Slot, expression: Expression) -> Iterator[Findi
     context = draft.definition.context
     hidden = [name for name in expression.names if name in context and context[name].secret]
     dice = {f"dice.{name}": die for name, die in _dice_around(draft, slot.edge).items()}
-    secret_dice = [name for name in expression.names if isinstance(dice.get(name), LongDie) and dice[name].secret]
-    open_dice = [name for name in expression.names if name in dice and name not in secret_dice]
+    hidden_dice = {name for name, die in dice.items() if isinstance(die, LongDie) and die.secret}
+    secret_dice = [name for name in expression.names if name in hidden_dice]
+    open_dice = [name for name in expression.names if name in dice and name not in hidden_dice]
     if slot.role == "guard":
         return
     target = slot.variable
@@ -388,7 +401,9 @@ def _unread_dice(draft: Draft, read: set[str]) -> Iterator[Finding]:
                 continue
             if f"dice.{name}" not in read and path not in seen:
                 seen.add(path)
-                yield draft.at_key(path, "W201", f"the die '{name}' is rolled and nothing reads dice.{name}. Read it, or delete it")
+                yield draft.at_key(
+                    path, "W201", f"the die '{name}' is rolled and nothing reads dice.{name}. Read it, or delete it"
+                )
 
 
 def _is_broken(die: str | LongDie) -> bool:
@@ -421,7 +436,9 @@ def _stuck(draft: Draft) -> Iterator[Finding]:
         own = [edge for edge in edges_in(draft, name) if edge.target != name and not edge.must]
         for learned in loose:
             if own and all(any(learned in words(guard) for guard in guards(edge)) for edge in own):
-                message = f"every way out of '{name}' reads '{learned}', which a narration may not bring. Add `otherwise`"
+                message = (
+                    f"every way out of '{name}' reads '{learned}', which a narration may not bring. Add `otherwise`"
+                )
                 yield draft.at_key(("states", name, "learn", learned), "W204", message)
 
 

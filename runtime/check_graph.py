@@ -94,7 +94,9 @@ def _reached(draft: Draft) -> Iterator[Finding]:
     reached = _closure([draft.definition.first.target], _steps(draft))
     for name in states:
         if name not in reached:
-            yield draft.at_key(("states", name), "E202", f"no edge leads to '{name}'. Lead one there, or delete the state")
+            yield draft.at_key(
+                ("states", name), "E202", f"no edge leads to '{name}'. Lead one there, or delete the state"
+            )
 
 
 def _ending(draft: Draft) -> Iterator[Finding]:
@@ -109,7 +111,9 @@ def _ending(draft: Draft) -> Iterator[Finding]:
         if name in ended:
             continue
         empty = not edges_in(draft, name)
-        message = f"'{name}' has no edges, so the story stops there" if empty else f"no path leads from '{name}' to an end"
+        message = (
+            f"'{name}' has no edges, so the story stops there" if empty else f"no path leads from '{name}' to an end"
+        )
         yield draft.at_key(("states", name), "E203", f"{message}. Lead an edge on, or make it `type: final`")
 
 
@@ -136,7 +140,10 @@ def _shadowed(draft: Draft, edges: list[Edge]) -> Iterator[tuple[Edge, str]]:
             continue
         before = first.get((edge.event, "")) or first.get((edge.event, edge.option))
         if before is not None:
-            yield edge, f"'{edge.full_name}' is never taken: the edge in {_line(draft, before)} is always open. Swap them"
+            yield (
+                edge,
+                f"'{edge.full_name}' is never taken: the edge in {_line(draft, before)} is always open. Swap them",
+            )
         elif not edge.once and all(map(is_true, guards(edge))):
             first[edge.event, edge.option] = edge
 
@@ -148,14 +155,13 @@ def _line(draft: Draft, edge: Edge) -> str:
 def _limits(draft: Draft) -> Iterator[Finding]:
     definition = draft.definition
     read = [
-        words(edge.guard)
-        for edge in draft.edges
-        if edge.source == ROOT and edge.must and _is_final(draft, edge.target)
+        words(edge.guard) for edge in draft.edges if edge.source == ROOT and edge.must and _is_final(draft, edge.target)
     ]
     for key, name in LIMIT_NAMES.items():
         if getattr(definition.limits, key) is not None and not any(name in each for each in read):
             example = f'{{guard: "{name} <= 0", target: …, must: true}}'
-            message = f"limits.{key} ends nothing: no root must edge to a final state reads {name}. Add one under `on`: {example}"
+            missing = f"no root must edge to a final state reads {name}"
+            message = f"limits.{key} ends nothing: {missing}. Add one under `on`: {example}"
             yield draft.at_key(("limits", key), "E206", message)
 
 
@@ -169,7 +175,9 @@ def _musts(draft: Draft) -> Iterator[Finding]:
             continue
         unknown = [name for name in UNKNOWN_BEFORE if name in words(edge.guard)]
         if unknown:
-            message = f"a must guard can't read {unknown[0]}, which isn't known before the event comes. Read the context"
+            message = (
+                f"a must guard can't read {unknown[0]}, which isn't known before the event comes. Read the context"
+            )
             yield draft.at_value((*edge.path, "guard"), "E207", message)
 
 
@@ -190,8 +198,12 @@ def _choices(draft: Draft) -> Iterator[Finding]:
         path: Path = ("states", name, "options")
         if isinstance(state.options, FreeOptions):
             yield from _free_choice(draft, name, state.options, path)
-        elif len(state.authored) > 1 and not _differ([edge for edge in draft.edges if edge.source == name and edge.option]):
-            message = f"the {len(state.authored)} options of '{name}' all do the same. Let them differ in target or assign"
+        elif len(state.authored) > 1 and not _differ(
+            [edge for edge in draft.edges if edge.source == name and edge.option]
+        ):
+            message = (
+                f"the {len(state.authored)} options of '{name}' all do the same. Let them differ in target or assign"
+            )
             yield draft.at_key(path, "W203", message)
 
 
@@ -219,5 +231,6 @@ def _free_choice(draft: Draft, name: str, free: FreeOptions, path: Path) -> Iter
         message = f"'{name}' has no edge for '{free.event}', so no choice can be played. Add one under `on`"
         yield draft.at_value((*path, "event"), "E215", message)
     elif not any("option" in words(source) for edge in edges for source in (edge.guard, *edge.assign.values())):
-        message = f"several options are offered in '{name}' and nothing reads the choice. Read option.kind in a guard or assign"
+        mend = "Read option.kind in a guard or assign"
+        message = f"several options are offered in '{name}' and nothing reads the choice. {mend}"
         yield draft.at_key(path, "W203", message)

@@ -15,8 +15,8 @@ from runtime.prompt import TURN_INPUTS
 from runtime.shape import did_you_mean
 
 CEL_KEYWORDS = frozenset(
-    "true false null in as break const continue else for function if import let loop package namespace return var "
-    "void while".split()
+    {"true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import"}
+    | {"let", "loop", "package", "namespace", "return", "var", "void", "while"}
 )
 """Words that no name may be, not even behind a dot. Source: github.com/google/cel-spec, langdef.md."""
 WITH_EDGES = ("target", "name", "assign", "must")
@@ -41,7 +41,9 @@ def _file_name(draft: Draft) -> Iterator[Finding]:
     stem = PurePosixPath(draft.document.file).stem
     name = draft.definition.machine
     if name != stem and ("machine",) not in draft.document.gone:
-        yield draft.at_value(("machine",), "E115", f"the machine is called '{name}' and its file '{stem}'. Make them equal")
+        yield draft.at_value(
+            ("machine",), "E115", f"the machine is called '{name}' and its file '{stem}'. Make them equal"
+        )
 
 
 def _variables(draft: Draft) -> Iterator[Finding]:
@@ -71,9 +73,13 @@ def _range(draft: Draft, path: Path, variable: Variable) -> Iterator[Finding]:
         if value is None:
             continue
         if variable.type not in {"int", "float"}:
-            yield draft.at_key((*path, key), "E122", f"'{key}' is for int and float, and this is a {variable.type}. Delete it")
+            yield draft.at_key(
+                (*path, key), "E122", f"'{key}' is for int and float, and this is a {variable.type}. Delete it"
+            )
         elif mend := _unlike(value, variable.type):
-            yield draft.at_value((*path, key), "E122", f"'{key}' is {value}, and the variable is {_a(variable.type)}. {mend}")
+            yield draft.at_value(
+                (*path, key), "E122", f"'{key}' is {value}, and the variable is {_a(variable.type)}. {mend}"
+            )
     if variable.min is not None and variable.max is not None and variable.min > variable.max:
         yield draft.at_value((*path, "min"), "E122", f"min {variable.min} is above max {variable.max}. Swap them")
 
@@ -155,13 +161,17 @@ def _members(draft: Draft) -> Iterator[Finding]:
             folded = member.casefold()
             first = spelled.setdefault(folded, member)
             if folded in variables:
-                message = f"the member '{member}' has the name of the variable '{variables[folded]}'. Rename one of them"
+                message = (
+                    f"the member '{member}' has the name of the variable '{variables[folded]}'. Rename one of them"
+                )
                 yield draft.at_key(path, "E113", message)
             elif first != member:
                 message = f"'{member}' and '{first}' differ in case only. Write one of them in both places"
                 yield draft.at_key(path, "E112", message)
             elif (owner := _owner(member)) and owner != "a prompt's input":
-                yield draft.at_key(path, "E111", f"'{member}' is {owner}, so no member may have it. Choose another name")
+                yield draft.at_key(
+                    path, "E111", f"'{member}' is {owner}, so no member may have it. Choose another name"
+                )
 
 
 def _unique(draft: Draft) -> Iterator[Finding]:
@@ -192,7 +202,9 @@ def _same(draft: Draft, named: Iterable[tuple[str, Path]]) -> Iterator[Finding]:
             continue
         if path[-1] == "key":
             line, _ = draft.document.places.key(where)
-            yield draft.at_value(path, "E211", f"a second option '{name}' in one state; the first is in line {line}. Rename one")
+            yield draft.at_value(
+                path, "E211", f"a second option '{name}' in one state; the first is in line {line}. Rename one"
+            )
         else:
             yield draft.at_key(path, "E112", f"'{name}' and '{other}' differ in case only. Rename one")
 
@@ -207,7 +219,9 @@ def _same_events(draft: Draft) -> Iterator[Finding]:
         other = spelled.setdefault(name.casefold(), name)
         if other != name and name not in seen:
             seen.add(name)
-            message = f"the event '{name}' and '{other}' differ in case only, and clients may send either. Write '{other}'"
+            message = (
+                f"the event '{name}' and '{other}' differ in case only, and clients may send either. Write '{other}'"
+            )
             yield draft.at_key(path, "E112", message)
 
 
@@ -221,9 +235,13 @@ def _keywords(draft: Draft) -> Iterator[Finding]:
     written += [(die, (*_dice_path(edge), die)) for edge in draft.edges for die in edge.dice]
     for name, path in dict.fromkeys(written):
         if path == ("states", INITIAL):
-            yield draft.at_key(path, "E111", f"'{name}' is the first edge's name, so no state may have it. Choose another")
+            yield draft.at_key(
+                path, "E111", f"'{name}' is the first edge's name, so no state may have it. Choose another"
+            )
         elif name in CEL_KEYWORDS:
-            yield draft.at_key(path, "E111", f"'{name}' is a word of CEL, so expressions can't read it. Choose another name")
+            yield draft.at_key(
+                path, "E111", f"'{name}' is a word of CEL, so expressions can't read it. Choose another name"
+            )
 
 
 def _targets(draft: Draft) -> Iterator[Finding]:
@@ -261,7 +279,9 @@ def _events(draft: Draft) -> Iterator[Finding]:
         if event.casefold() in folded or event in draft.lost or path not in draft.document.places.keys:
             continue
         mend = f"Declare it: events: {{{event}: {{}}}}"
-        message = f"no event '{event}': it is neither declared nor the name of a state{did_you_mean(event, known, mend)}"
+        message = (
+            f"no event '{event}': it is neither declared nor the name of a state{did_you_mean(event, known, mend)}"
+        )
         yield draft.at_value(path, "E209", message) if path[-1] == "event" else draft.at_key(path, "E209", message)
 
 
@@ -289,7 +309,9 @@ def _options(draft: Draft) -> Iterator[Finding]:
             yield from _option(draft, (*base, index), option)
         for event, entry in state.on.items():
             if entry == [] or getattr(entry, "edges", None) == []:
-                yield draft.at_key(("states", name, "on", event), "E217", f"'{event}' has no edges. Write one, or delete it")
+                yield draft.at_key(
+                    ("states", name, "on", event), "E217", f"'{event}' has no edges. Write one, or delete it"
+                )
     for event, entry in draft.definition.on.items():
         if entry == [] or getattr(entry, "edges", None) == []:
             yield draft.at_key(("on", event), "E217", f"'{event}' has no edges. Write one, or delete it")
@@ -297,7 +319,9 @@ def _options(draft: Draft) -> Iterator[Finding]:
 
 def _option(draft: Draft, path: Path, option: Option) -> Iterator[Finding]:
     if option.must:
-        message = f"'must' stands on the option '{option.key}': must edges wait for no choice. Put it on an edge under `on`"
+        message = (
+            f"'must' stands on the option '{option.key}': must edges wait for no choice. Put it on an edge under `on`"
+        )
         yield draft.at_key((*path, "must"), "E207", message)
     if not option.edges and option.target is None:
         if "target" not in draft.lost:
@@ -310,7 +334,8 @@ def _option(draft: Draft, path: Path, option: Option) -> Iterator[Finding]:
             yield draft.at_key((*path, key), code, message)
     for index, part in enumerate(option.edges):
         if part.must:
-            message = f"'must' stands on an edge of the option '{option.key}': must edges wait for no choice. Put it under `on`"
+            where = f"an edge of the option '{option.key}'"
+            message = f"'must' stands on {where}: must edges wait for no choice. Put it on an edge under `on`"
             yield draft.at_key((*path, "edges", index, "must"), "E207", message)
 
 
@@ -362,4 +387,6 @@ def _long_dice(draft: Draft) -> Iterator[Finding]:
             if (die.pick is None) == (die.roll is None):
                 yield draft.at_key(path, "E107", f"the die '{name}' needs one of pick and roll. Write {{pick: [a, b]}}")
             elif die.pick and len(set(die.pick)) < len(die.pick):
-                yield draft.at_value((*path, "pick"), "E107", f"the die '{name}' has a pick twice. Each is as likely as the next")
+                yield draft.at_value(
+                    (*path, "pick"), "E107", f"the die '{name}' has a pick twice. Each is as likely as the next"
+                )

@@ -49,7 +49,9 @@ def _prompt_names(draft: Draft) -> Iterator[Finding]:
     for path, name in _named_prompts(draft).items():
         if name not in found:
             folder = f"prompts/{draft.definition.machine}"
-            mend = did_you_mean(name, found, f"Write {folder}/{name}.prompty, or delete `prompt`: there is a built-in one")
+            mend = did_you_mean(
+                name, found, f"Write {folder}/{name}.prompty, or delete `prompt`: there is a built-in one"
+            )
             yield draft.at_value(path, "E401", f"no prompt '{name}' in {folder}{mend}")
             continue
         for language in draft.definition.languages:
@@ -101,7 +103,9 @@ def _unused_prompts(draft: Draft) -> Iterator[Finding]:
 def _fragments(draft: Draft, file: FragmentFile) -> Iterator[Finding]:
     if file.language not in draft.definition.languages:
         offered = ", ".join(draft.definition.languages)
-        message = f"the machine doesn't offer '{file.language}', only {offered}. Add it to the title, or delete the file"
+        message = (
+            f"the machine doesn't offer '{file.language}', only {offered}. Add it to the title, or delete the file"
+        )
         yield Finding(file.document.file, 1, 1, "W503", message)
     value = file.document.value if isinstance(file.document.value, dict) else {}
     fields = _fields(draft, file.language)
@@ -169,7 +173,9 @@ def _words(draft: Draft, file: FragmentFile, written: object) -> Iterator[Findin
             if name not in draft.lost:
                 yield Finding(file.document.file, line, col, "E515", _no_word(draft, name))
         elif variable is not None and variable.secret:
-            yield Finding(file.document.file, line, col, "E514", f"'{name}' is secret, and words would tell it. Delete it")
+            yield Finding(
+                file.document.file, line, col, "E514", f"'{name}' is secret, and words would tell it. Delete it"
+            )
         elif variable is not None and variable.of and isinstance(values, Mapping):
             for value in (each for each in values if each not in variable.of):
                 mend = did_you_mean(str(value), variable.of, f"There are {', '.join(variable.of)}")
@@ -178,7 +184,10 @@ def _words(draft: Draft, file: FragmentFile, written: object) -> Iterator[Findin
 
 
 def _no_word(draft: Draft, name: str) -> str:
-    known = [*draft.definition.slots, *(each for each, variable in draft.definition.context.items() if not variable.secret)]
+    known = [
+        *draft.definition.slots,
+        *(each for each, variable in draft.definition.context.items() if not variable.secret),
+    ]
     return f"no slot or variable '{name}' to be spoken{did_you_mean(name, known)}"
 
 
@@ -192,7 +201,9 @@ def _says(draft: Draft, file: FragmentFile, fragments: Fragments) -> Iterator[Fi
                 yield from _said(draft, file, path, say.source, say.names)
                 length = len(_HOLES.sub("", say.source))
                 if limit is not None and length > limit:
-                    message = f"the text has {length} characters, and {limit} are allowed in {file.language}. Shorten it"
+                    message = (
+                        f"the text has {length} characters, and {limit} are allowed in {file.language}. Shorten it"
+                    )
                     yield _at(file, path, "E533", message)
 
 
@@ -281,7 +292,8 @@ def _texts(draft: Draft) -> Iterator[Finding]:
         if isinstance(text, str):
             if len(languages) > 1:
                 example = ", ".join(f"{language}: …" for language in languages)
-                message = f"this text is for one language, and the machine offers {' and '.join(languages)}. Write {{{example}}}"
+                offered = " and ".join(languages)
+                message = f"this text is for one language, and the machine offers {offered}. Write {{{example}}}"
                 yield draft.at_value(path, "E531", message)
         else:
             yield from _languages(draft, path, text)
@@ -293,7 +305,9 @@ def _languages(draft: Draft, path: Path, text: Mapping[str, str]) -> Iterator[Fi
     languages = draft.definition.languages
     for language in languages:
         if language not in text and (*path, language) not in draft.document.gone:
-            yield draft.at_key(path, "E531", f"'{path[-1]}' is missing in {language}, which the machine offers. Add {language}: …")
+            yield draft.at_key(
+                path, "E531", f"'{path[-1]}' is missing in {language}, which the machine offers. Add {language}: …"
+            )
     for language in text:
         if language not in languages:
             message = f"the machine doesn't offer '{language}'. Add it to the title, or delete it"

@@ -16,12 +16,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from msgspec import Struct
-from yaml import YAMLError
-from yaml.cyaml import CParser
+from yaml import CSafeLoader, YAMLError
 from yaml.events import (
     AliasEvent,
     DocumentStartEvent,
-    Event,
     MappingEndEvent,
     MappingStartEvent,
     NodeEvent,
@@ -58,6 +56,8 @@ _NEXT_KEY = re.compile(r"\s*[\w.\-]+\s*:(\s|$)")
 _KEY_BEFORE = re.compile(r"""([\w.\-]+)["']?\s*:\s*$""")
 _ESCAPES = {"x": 4, "u": 6, "U": 10}
 _GONE: Any = object()
+Event = Any
+"""PyYAML's events; its stubs leave every mark optional, which its parser does not."""
 
 _CUTS = {
     "E010": "YAML reads a leading '!' as a tag. Quote the expression: {entry}",
@@ -182,7 +182,7 @@ def _written_offset(written: str, count: int) -> int:
     return min(at, len(written))
 
 
-class _Unreadable(Exception):  # noqa: N818  -- a signal inside this module
+class _Unreadable(Exception):
     """The file can't be read any further."""
 
     def __init__(self, finding: Finding) -> None:
@@ -190,7 +190,7 @@ class _Unreadable(Exception):  # noqa: N818  -- a signal inside this module
         self.finding = finding
 
 
-class _Cut(Exception):  # noqa: N818  -- a signal inside this module
+class _Cut(Exception):
     """A value that YAML has cut: `mended` is the whole text with the value quoted."""
 
     def __init__(self, finding: Finding, mended: str) -> None:
@@ -211,9 +211,9 @@ class _Reader:
         self._lines = _LINE_END.split(text)
         self._first_line = first_line
         self._may_be_null = may_be_null
-        self._parser = CParser(text)
+        self._parser = CSafeLoader(text)
         self._flow: list[bool] = []
-        self._scalar_before: ScalarEvent | None = None
+        self._scalar_before: Event = None
 
     def document(self) -> Any:
         """The root mapping. Raises _Cut and _Unreadable."""
@@ -224,9 +224,7 @@ class _Reader:
             raise self._stop(0, 0, "E007", "the file is empty. A file holds one mapping of keys to values")
         root = self._next()
         if not isinstance(root, MappingStartEvent):
-            raise self._stop(
-                root.start_mark.line, root.start_mark.column, "E007", "a file holds one mapping: begin with `key: value`"
-            )
+            raise self._stop_at(root, "E007", "a file holds one mapping: begin with `key: value`")
         self.places.keys[()] = self.places.values[()] = self._place(root)
         value = self._mapping(root, ())
         self._end()
@@ -263,8 +261,7 @@ class _Reader:
     def _deeper(self, event: Event) -> None:
         self._flow.append(bool(event.flow_style))
         if len(self._flow) > MAX_DEPTH:
-            line, column = event.start_mark.line, event.start_mark.column
-            raise self._stop(line, column, "E002", f"nested more than {MAX_DEPTH} levels deep. Write it flatter")
+            raise self._stop_at(event, "E002", f"nested more than {MAX_DEPTH} levels deep. Write it flatter")
 
     def _sequence(self, start: Event, path: Path) -> list[Any]:
         self._deeper(start)
@@ -327,7 +324,7 @@ class _Reader:
                 self._deeper(event)
             event = self._next()
 
-    def _scalar(self, event: ScalarEvent, path: Path) -> Any:
+    def _scalar(self, event: Event, path: Path) -> Any:
         self._scalar_before = event
         if event.tag:
             return self._tagged(event, path)
@@ -339,22 +336,22 @@ class _Reader:
             raise self._cut(event, "E014")
         return self._plain(event, path)
 
-    def _tagged(self, event: ScalarEvent, path: Path) -> Any:
+    def _tagged(self, event: Event, path: Path) -> Any:
         if _is_expression(path) and self._line(event.start_mark)[event.start_mark.column :].startswith("!"):
             raise self._cut(event, "E010")
         self._fault(event, "E006", f"tags are not part of the language. Delete '{_tag(event)}', or quote the text")
         return self._drop(path)
 
-    def _string(self, event: ScalarEvent, path: Path) -> Any:
+    def _string(self, event: Event, path: Path) -> Any:
         if "\0" not in event.value:
             return event.value
         self._fault(event, "E009", "a text can't hold the character U+0000. Delete the escape")
         return self._drop(path)
 
-    def _plain(self, event: ScalarEvent, path: Path) -> Any:
+    def _plain(self, event: Event, path: Path) -> Any:
         text: str = event.value
         if text in _NULL:
-            return self._null(event, path)
+            return self._null(path)
         if text in _BOOL:
             return _BOOL[text]
         if _INT.fullmatch(text) and len(text) <= MAX_DEPTH:
@@ -365,15 +362,15 @@ class _Reader:
             return self._not_finite(event, path)
         return text
 
-    def _finite(self, event: ScalarEvent, path: Path) -> Any:
+    def _finite(self, event: Event, path: Path) -> Any:
         number = float(event.value)
         return number if abs(number) != float("inf") else self._not_finite(event, path)
 
-    def _not_finite(self, event: ScalarEvent, path: Path) -> Any:
+    def _not_finite(self, event: Event, path: Path) -> Any:
         self._fault(event, "E009", f"{event.value} is no finite number. Write one, or quote it if it is a text")
         return self._drop(path)
 
-    def _null(self, event: ScalarEvent, path: Path) -> Any:
+    def _null(self, path: Path) -> Any:
         if self._may_be_null(path):
             return None
         name = f"'{path[-1]}'" if path and isinstance(path[-1], str) else "this item"
@@ -393,12 +390,15 @@ class _Reader:
     def _line(self, mark: Any) -> str:
         return self._lines[mark.line] if mark.line < len(self._lines) else ""
 
-    def _comment_follows(self, event: ScalarEvent) -> bool:
+    def _comment_follows(self, event: Event) -> bool:
         return self._line(event.end_mark)[event.end_mark.column :].lstrip(" \t").startswith("#")
 
     def _fault(self, event: Event, code: str, message: str) -> None:
         line, col = self._place(event)
         self.findings.append(Finding(self._file, line, col, code, message))
+
+    def _stop_at(self, event: Event, code: str, message: str) -> _Unreadable:
+        return self._stop(event.start_mark.line, event.start_mark.column, code, message)
 
     def _stop(self, line: int, column: int, code: str, message: str) -> _Unreadable:
         return _Unreadable(Finding(self._file, line + self._first_line, column + 1, code, message))
@@ -454,7 +454,7 @@ class _Reader:
         return _code_of_tail(raw, tail.lstrip(" \t"), before, error.problem_mark.line, in_flow=self._in_flow)
 
 
-def _code_of_tail(raw: str, tail: str, before: ScalarEvent, problem_line: int, *, in_flow: bool) -> str | None:
+def _code_of_tail(raw: str, tail: str, before: Event, problem_line: int, *, in_flow: bool) -> str | None:
     """Why the scalar before an error is only a part of what was meant; None where it isn't."""
     if before.style in {'"', "'"}:
         return "E011" if tail[:1] not in {"", ",", "}", "]", ":", "#"} else None

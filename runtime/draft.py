@@ -10,7 +10,7 @@ from msgspec import Struct, UnsetType
 from runtime.document import Document
 from runtime.errors import Finding
 from runtime.fragments import Fragments
-from runtime.model import Definition, Edge, Expr, Learn, Path, Text
+from runtime.model import Definition, Edge, Event, Expr, Learn, Path, State, Text, Variable
 from runtime.prompt import Prompt
 
 Role = Literal["guard", "assign", "learn", "ai_state"]
@@ -84,7 +84,8 @@ class Draft(Struct, frozen=True, kw_only=True):
 
     def prompts_of(self, edge: Edge) -> tuple[Prompt, ...]:
         """Every variant of the prompt that tells an edge."""
-        name = edge.prompt or (self.definition.states[edge.target].prompt if edge.target in self.definition.states else None)
+        target = self.definition.states.get(edge.target)
+        name = edge.prompt or (target.prompt if target else None)
         return tuple(file.prompt for file in self.prompts if file.name == name and file.prompt)
 
     def variants(self) -> Mapping[str, Mapping[str, Prompt]]:
@@ -148,7 +149,11 @@ def texts(draft: Draft) -> Iterator[tuple[Path, str, Text]]:
     """Every text that a designer wrote for players: its place, its key, and itself."""
     definition = draft.definition
     yield ("title",), "title", definition.title
-    named = [("context", definition.context), ("events", definition.events), ("states", definition.states)]
+    named: tuple[tuple[str, Mapping[str, Variable] | Mapping[str, Event] | Mapping[str, State]], ...] = (
+        ("context", definition.context),
+        ("events", definition.events),
+        ("states", definition.states),
+    )
     for section, parts in named:
         for name, part in parts.items():
             if part.label is not None:

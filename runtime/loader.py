@@ -46,7 +46,9 @@ def read_project(folder: Path) -> dict[str, dict[str, str]]:
     findings: list[Finding] = []
     found = {path.stem: path for path in sorted((folder / MACHINES).glob("*.yaml"))}
     if not found:
-        raise DesignError([Finding(f"{MACHINES}/", 1, 1, "E002", f"no machine in {folder / MACHINES}. Write NAME.yaml there")])
+        raise DesignError(
+            [Finding(f"{MACHINES}/", 1, 1, "E002", f"no machine in {folder / MACHINES}. Write NAME.yaml there")]
+        )
     projects = {name: dict(_files(folder, path, findings)) for name, path in found.items()}
     if findings:
         raise DesignError(sorted(set(findings)))
@@ -76,7 +78,7 @@ def _stays_inside(name: str) -> bool:
 
 
 def _text(path: Path, name: str, findings: list[Finding]) -> str | None:
-    """A file's text with line ends as \\n, None where it can't be read."""
+    """A file's text with one kind of line end, None where it can't be read."""
     if fault := too_large(name, path.stat().st_size):
         findings.append(fault)
         return None
@@ -162,7 +164,9 @@ def _in_file_order(edges: tuple[Edge, ...], places: Places) -> list[Edge]:
 
 
 def _prompts(files: Mapping[str, str], findings: list[Finding]) -> Iterator[PromptFile]:
-    includes = {name.removeprefix(f"{PROMPTS}/"): text for name, text in files.items() if name.startswith(f"{PROMPTS}/")}
+    includes = {
+        name.removeprefix(f"{PROMPTS}/"): text for name, text in files.items() if name.startswith(f"{PROMPTS}/")
+    }
     for file, text in files.items():
         if PurePosixPath(file).suffix == ".prompty":
             yield _prompt(file, text, includes, findings)

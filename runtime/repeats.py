@@ -20,7 +20,11 @@ TURNS = 40
 def repeats(machine: Machine) -> list[str]:
     """One line per state and language: its texts, its visits in a play, and how many plays they last."""
     visits = expected_visits(machine)
-    return [line for language, fragments in machine.fragments.items() for line in _lines(machine, language, fragments, visits)]
+    return [
+        line
+        for language, fragments in machine.fragments.items()
+        for line in _lines(machine, language, fragments, visits)
+    ]
 
 
 def expected_visits(machine: Machine) -> dict[str, float]:

@@ -15,7 +15,10 @@ from runtime.model import Definition
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-_EXPRESSION = {"type": ["boolean", "number", "string"], "description": "A CEL expression; numbers and bools are literals."}
+_EXPRESSION = {
+    "type": ["boolean", "number", "string"],
+    "description": "A CEL expression; numbers and bools are literals.",
+}
 _MAY_BE_NULL = {("Definition", "slots")}
 
 _EDGE_DOCS = {

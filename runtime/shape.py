@@ -20,6 +20,8 @@ from runtime.errors import Finding
 from runtime.model import DICE_PATTERN, LANGUAGE_PATTERN, NAME_PATTERN, PAYLOAD_PATTERN, Path
 from runtime.schema import schema
 
+MAX_SHOWN = 60
+"""The longest part of a value that a message repeats, in characters."""
 MAX_ROUNDS = 8
 """How often faulty parts are cut out before the file is given up."""
 
@@ -62,7 +64,8 @@ _STAND_INS = {"machine": "unnamed", "title": "untitled", "language": "en"}
 class Wrong(Struct, frozen=True):
     """A fault of shape: where (its key or its value), the code and the sentence.
 
-    `cut` is the part to leave out so that the rest can be judged.
+    `cut` is the part to leave out so that the rest can be judged. `key` is the key that is missing
+    (E102), or that was meant by an unknown one (E101).
     """
 
     path: Path
@@ -70,15 +73,22 @@ class Wrong(Struct, frozen=True):
     code: str
     message: str
     cut: Path
+    key: str = ""
 
 
 def did_you_mean(name: str, known: Iterable[str], fallback: str = "") -> str:
     """` Did you mean 'x'?` where a known name is close, else the fallback sentence."""
+    close = closest(name, known)
+    if close:
+        return f". Did you mean '{close}'?"
+    return f". {fallback}" if fallback else ""
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """The known name that is most like a name, whatever its case; '' where none is."""
     choices = {each.casefold(): each for each in reversed(list(known))}
     close = difflib.get_close_matches(name.casefold(), choices, n=1, cutoff=0.6)
-    if close:
-        return f". Did you mean '{choices[close[0]]}'?"
-    return f". {fallback}" if fallback else ""
+    return choices[close[0]] if close else ""
 
 
 @cache
@@ -117,20 +127,17 @@ def _finding(document: Document, wrong: Wrong) -> Finding:
 
 def _new(document: Document, wrongs: list[Wrong], *, is_first: bool) -> Iterator[Wrong]:
     """The faults to report: a key that is missing only because of another fault is none of them."""
-    meant = {(wrong.path[:-1], wrong.message.rpartition("'")[0].rpartition("'")[2]) for wrong in wrongs if wrong.at_key}
-    reported = {wrong.path for wrong in wrongs if wrong.code == "E105"}
+    meant = {(*wrong.path[:-1], wrong.key) for wrong in wrongs if wrong.code == "E101"}
+    formless = {wrong.path for wrong in wrongs if wrong.code == "E105"}
     for wrong in wrongs:
-        if wrong.code != "E102":
+        is_result = wrong.path in formless or (*wrong.path, wrong.key) in meant | document.gone
+        if wrong.code != "E102" or (is_first and not is_result):
             yield wrong
-        elif is_first and wrong.path not in reported:
-            key = wrong.message.split("'")[1]
-            if (*wrong.path, key) not in document.gone and (wrong.path, key) not in meant:
-                yield wrong
 
 
 def _filled(document: Document, wrongs: list[Wrong]) -> Document:
     """The document with stand-ins for what the root misses; without a value where none can stand in."""
-    missing = [wrong.message.split("'")[1] for wrong in wrongs if wrong.code == "E102" and not wrong.path]
+    missing = [wrong.key for wrong in wrongs if wrong.code == "E102" and not wrong.path]
     value = document.value
     if not set(missing) <= set(_STAND_INS) or not value.get("states"):
         return Document(document.file, None, document.places, document.findings, document.gone)
@@ -162,14 +169,15 @@ def _wrong(error: Any) -> Iterator[Wrong]:
     if isinstance(kind, _KINDS.AdditionalProperties):
         yield from _unknown_keys(error, path)
     elif isinstance(kind, _KINDS.PropertyNames):
-        name = kind.error.instance
+        name = str(kind.error.instance)
         code, message = _told(kind.error, (*path, name))
-        yield Wrong((*path, name), True, code, message, (*path, name))
+        yield Wrong((*path, name), at_key=True, code=code, message=message, cut=(*path, name))
     elif isinstance(kind, _KINDS.Required):
-        yield Wrong(path, True, "E102", _missing(kind.property, path, error), path)
+        message = _missing(kind.property, path, error)
+        yield Wrong(path, at_key=True, code="E102", message=message, cut=path, key=kind.property)
     else:
         code, message = _told(error, path)
-        yield Wrong(path, False, code, message, path)
+        yield Wrong(path, at_key=False, code=code, message=message, cut=path)
 
 
 def _unknown_keys(error: Any, path: Path) -> Iterator[Wrong]:
@@ -178,25 +186,28 @@ def _unknown_keys(error: Any, path: Path) -> Iterator[Wrong]:
     title = part.get("title", "")
     if title == "Entry" and "target" in error.instance:
         message = f"the edges of '{path[-1]}' are a list: write [{{target: {error.instance['target']}, …}}]"
-        yield Wrong(path, False, "E105", message, path)
+        yield Wrong(path, at_key=False, code="E105", message=message, cut=path)
         return
     for key in error.kind.unexpected:
-        yield Wrong((*path, key), True, "E101", _unknown(key, title, allowed), (*path, key))
+        mend, meant = _unknown(key, title, allowed)
+        message = f"no key '{key}' here. {mend}"
+        yield Wrong((*path, key), at_key=True, code="E101", message=message, cut=(*path, key), key=meant)
 
 
-def _unknown(key: str, title: str, allowed: Collection[str]) -> str:
+def _unknown(key: str, title: str, allowed: Collection[str]) -> tuple[str, str]:
+    """The mend for an unknown key, and the key that was meant, '' where none is close."""
     if (title, key) in _HINTS:
-        return f"no key '{key}' here. {_HINTS[title, key]}"
-    if _MEANT.get(key) in allowed:
-        return f"no key '{key}' here. Did you mean '{_MEANT[key]}'?"
-    keys = ", ".join(allowed)
-    return f"no key '{key}' here{did_you_mean(key, allowed, f'Keys are {keys}')}"
+        return _HINTS[title, key], ""
+    meant = _MEANT[key] if _MEANT.get(key) in allowed else closest(key, allowed)
+    return (f"Did you mean '{meant}'?", meant) if meant else (f"Keys are {', '.join(allowed)}", "")
 
 
 def _missing(key: str, path: Path, error: Any) -> str:
     where = f"'{path[-1]}'" if path and isinstance(path[-1], str) else "this item" if path else "the machine"
     part = _part(error.schema_path[:-1])
-    doc = part.get("properties", {}).get(key, {}).get("description", "").partition(". ")[0].rstrip(".")
+    doc = (
+        part.get("properties", {}).get(key, {}).get("description", "").partition("; ")[0].partition(". ")[0].rstrip(".")
+    )
     return f"'{key}' is missing in {where}. Add it: {doc[:1].lower()}{doc[1:]}"
 
 
@@ -226,7 +237,8 @@ def _wanted(error: Any, path: Path) -> str:
     if path[-1] in EXPRESSION_KEYS or (len(path) > 1 and path[-2] in EXPRESSION_MAPS):
         return "an expression (in quotes where it holds brackets)"
     kind = error.kind
-    types = kind.types if isinstance(kind, _KINDS.Type) else [each for branch in kind.context for each in _types(branch)]
+    one = isinstance(kind, _KINDS.Type)
+    types = kind.types if one else [each for branch in kind.context for each in _types(branch)]
     return " or ".join(dict.fromkeys(_TYPES[each] for each in types))
 
 
@@ -250,7 +262,7 @@ def _name(path: Path) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, str):
-        return f"'{value}'" if len(value) <= 60 else f"'{value[:57]}…'"
+        return f"'{value}'" if len(value) <= MAX_SHOWN else f"'{value[: MAX_SHOWN - 1]}…'"
     return "a list" if isinstance(value, list) else "a map" if isinstance(value, dict) else str(value).lower()
 
 
@@ -271,7 +283,9 @@ def _beyond(kind: Any) -> str:
 def _without(document: Document, cuts: set[Path]) -> Document:
     """The document without some parts; the places of list items behind a cut move up with them."""
     value, places = document.value, document.places
-    for cut in sorted(cuts, key=lambda path: [(isinstance(step, str), str(step).zfill(8)) for step in path], reverse=True):
+    for cut in sorted(
+        cuts, key=lambda path: [(isinstance(step, str), str(step).zfill(8)) for step in path], reverse=True
+    ):
         value = _cut_out(value, cut)
         if isinstance(cut[-1], int):
             places = Places(*(_moved(each, cut) for each in (places.keys, places.values, places.written)))
