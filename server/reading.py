@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 from litestar import Request, delete, get
+from litestar.params import FromPath
 from litestar.types import ASGIApp
 from msgspec import Struct
 
@@ -77,7 +78,7 @@ def _by_language(text: Any, languages: tuple[str, ...]) -> dict[str, str]:
 
 
 @get("/machines/{name:str}")
-async def one_machine(request: Asked, name: str) -> ASGIApp:
+async def one_machine(request: Asked, name: FromPath[str]) -> ASGIApp:
     """Show a machine: what begins it and what its events take; all of it to operators."""
     house, call = enter(request, "player")
     read_query(NoQuery, request.query_params.multi_items())
@@ -109,7 +110,7 @@ def _event_line(machine: Machine, event: str) -> dict[str, Any]:
 
 
 @get("/machines/{name:str}/graph")
-async def draw_machine(request: Asked, name: str) -> ASGIApp:
+async def draw_machine(request: Asked, name: FromPath[str]) -> ASGIApp:
     """Draw a machine."""
     house, _ = enter(request, "operator")
     query = read_query(GraphQuery, request.query_params.multi_items())
@@ -166,7 +167,7 @@ def _iso(at_ms: int) -> str:
 
 
 @get("/sessions/{session_id:str}")
-async def one_session(request: Asked, session_id: str) -> ASGIApp:
+async def one_session(request: Asked, session_id: FromPath[str]) -> ASGIApp:
     """Show where a session stands, with the head turn's answer exactly as it was sent."""
     house, call = enter(request, "player")
     read_query(NoQuery, request.query_params.multi_items())
@@ -184,7 +185,7 @@ async def one_session(request: Asked, session_id: str) -> ASGIApp:
 
 
 @delete("/sessions/{session_id:str}", status_code=200)
-async def delete_session(request: Asked, session_id: str) -> ASGIApp:
+async def delete_session(request: Asked, session_id: FromPath[str]) -> ASGIApp:
     """Remove a session for good; again answers the same."""
     house, _ = enter(request, "operator")
     if session_id in house.runtime.under_way:
@@ -197,7 +198,7 @@ async def delete_session(request: Asked, session_id: str) -> ASGIApp:
 
 
 @get("/sessions/{session_id:str}/turns")
-async def list_turns(request: Asked, session_id: str) -> ASGIApp:
+async def list_turns(request: Asked, session_id: FromPath[str]) -> ASGIApp:
     """List a session's turns, oldest first, with their lineage."""
     house, _ = enter(request, "player")
     query = read_query(TurnsQuery, request.query_params.multi_items())
@@ -209,7 +210,7 @@ async def list_turns(request: Asked, session_id: str) -> ASGIApp:
 
 
 @get("/sessions/{session_id:str}/turns/{number:int}/explain")
-async def explain_turn(request: Asked, session_id: str, number: int) -> ASGIApp:
+async def explain_turn(request: Asked, session_id: FromPath[str], number: FromPath[int]) -> ASGIApp:
     """Say why a turn went as it did: each edge considered."""
     house, _ = enter(request, "operator")
     read_query(NoQuery, request.query_params.multi_items())

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from litestar import Request, get, post
+from litestar.params import FromPath
 from litestar.types import ASGIApp
 
 from runtime import turn
@@ -62,21 +63,21 @@ def refuse_promises(headers: Mapping[bytes, bytes]) -> None:
     ],
     status_code=200,
 )
-async def change_history(request: Asked, session_id: str) -> ASGIApp:  # noqa: ARG001 - the path has it
+async def change_history(request: Asked) -> ASGIApp:
     """Move or add heads: not in this version."""
     enter(request, "player")
     raise _not_yet(request.scope["path"].rpartition("/")[2])
 
 
 @get("/sessions/{session_id:str}/export")
-async def export(request: Asked, session_id: str) -> ASGIApp:  # noqa: ARG001 - the path has it
+async def export(request: Asked) -> ASGIApp:
     """Give a session away: not in this version."""
     enter(request, "player")
     raise _not_yet("export")
 
 
 @post("/store/{task:str}", status_code=200)
-async def tend_store(request: Asked, task: str) -> ASGIApp:
+async def tend_store(request: Asked, task: FromPath[str]) -> ASGIApp:
     """Tend the journal: not in this version."""
     enter(request, "operator")
     raise _not_yet(f"store/{task}")

@@ -181,9 +181,9 @@ def store_fault(store: str) -> str | None:
     if scheme in {"postgresql", "postgres"}:
         return "this version has no PostgreSQL store: use duckdb:///path/to/file"
     if scheme != "duckdb":
-        return f"{store!r} is no store: use duckdb:///path/to/file or memory:"
+        return "is no store: use duckdb:///path/to/file or memory:"
     if not _file_of(store):
-        return f"{store!r} names no file: use three slashes, duckdb:///path/to/file"
+        return "names no file: use three slashes, duckdb:///path/to/file"
     return None
 
 
@@ -223,7 +223,8 @@ def _converted(given: Mapping[str, tuple[Any, str]]) -> tuple[dict[str, Any], li
     hints = get_type_hints(Settings, include_extras=True)
     values: dict[str, Any] = {}
     faults = []
-    for name, (value, source) in given.items():
+    for name in sorted(given, key=list(hints).index):
+        value, source = given[name]
         try:
             values[name] = msgspec.convert(_prepared(name, value, hints[name]), hints[name], strict=False)
         except msgspec.ValidationError as error:
@@ -316,7 +317,7 @@ def _did_you_mean(name: str, known: list[str]) -> str:
 def _label(name: str, value: Any, source: str) -> str:
     """A setting as its user knows it: `EDGEWISE_PORT in .env = 'x'`, secrets masked."""
     named = f"--{name.replace('_', '-')}" if source == "the command line" else source
-    return f"{named} = {MASK if name in SECRETS else repr(_without_password(str(value)))}"
+    return f"{named} = {MASK if name in SECRETS else _quoted(value)}"
 
 
 def _shown(name: str, value: Any) -> str:
@@ -325,6 +326,10 @@ def _shown(name: str, value: Any) -> str:
     if name in SECRETS:
         return MASK if value else ""
     return str(value).lower() if isinstance(value, bool) else _without_password(str(value))
+
+
+def _quoted(value: Any) -> str:
+    return repr(_without_password(value)) if isinstance(value, str) else str(value)
 
 
 def _without_password(text: str) -> str:
