@@ -254,27 +254,30 @@ def _last_resorts(draft: Draft, file: FragmentFile, fragments: Fragments) -> Ite
 
 
 def _sure_places(draft: Draft, groups: Iterable[Group]) -> set[str]:
-    """Places where some group always fits: one without `when`, or one for each member of an enum."""
-    sure: set[str] = set()
+    """Places where some group always fits: one without `when`, or one for each value of a variable."""
+    lasting = [group for group in groups if not group.once]
     met: dict[tuple[str, str], set[str]] = {}
-    for group in groups:
-        if group.once:
-            continue
-        if group.when is None:
-            sure.add(group.at)
-            continue
-        words = [token.text for token in tokens(group.when.source)]
-        if len(words) == len(("name", "==", "member")) and words[1] == "==":
-            met.setdefault((group.at, words[0]), set()).add(words[2])
-        elif words[-1:] == [group.when.names[0] if group.when.names else ""]:
-            met.setdefault((group.at, words[-1]), set()).add("".join(words[:-1]))
-    context = draft.definition.context
-    for (at, name), values in met.items():
-        variable = context.get(name)
-        every = set(variable.of or ()) if variable and variable.type == "enum" else {"", "!"}
-        if every <= values:
-            sure.add(at)
-    return sure
+    for group in lasting:
+        name, value = _asked(group)
+        met.setdefault((group.at, name), set()).add(value)
+    sure = {at for (at, name), values in met.items() if _values(draft, name) <= values}
+    return sure | {group.at for group in lasting if group.when is None}
+
+
+def _asked(group: Group) -> tuple[str, str]:
+    """The variable and the one value that a `when` asks for; ('', '') where it asks otherwise."""
+    words = [token.text for token in tokens(group.when.source)] if group.when else []
+    if len(words) == len(("name", "==", "member")) and words[1] == "==":
+        return words[0], words[2]
+    return (words[-1], "".join(words[:-1])) if words and words[:-1] in ([], ["!"]) else ("", "")
+
+
+def _values(draft: Draft, name: str) -> set[str]:
+    """Every value of an enum or a bool, as `_asked` writes them."""
+    variable = draft.definition.context.get(name)
+    if variable is None or variable.type not in {"enum", "bool"}:
+        return {"anything else"}
+    return set(variable.of or ()) if variable.type == "enum" else {"", "!"}
 
 
 def _fragment_languages(draft: Draft) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from yaml import CSafeLoader, YAMLError
 from yaml.events import (
     AliasEvent,
@@ -30,8 +30,10 @@ from yaml.events import (
 )
 from yaml.reader import ReaderError
 
+from runtime import cuts
 from runtime.errors import Finding
 from runtime.model import Path
+from runtime.places import Places
 
 MAX_BYTES = 1024 * 1024
 """The largest file, in bytes of UTF-8."""
@@ -52,21 +54,10 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _UNREADABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 _LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
-_NEXT_KEY = re.compile(r"\s*[\w.\-]+\s*:(\s|$)")
-_KEY_BEFORE = re.compile(r"""([\w.\-]+)["']?\s*:\s*$""")
-_ESCAPES = {"x": 4, "u": 6, "U": 10}
 _GONE: Any = object()
 Event = Any
 """PyYAML's events; its stubs leave every mark optional, which its parser does not."""
 
-_CUTS = {
-    "E010": "YAML reads a leading '!' as a tag. Quote the expression: {entry}",
-    "E011": "YAML ends the value at its second quote mark. Quote the whole: {entry}",
-    "E012": "YAML reads the ':' of '? :' as a key's. Quote the expression: {entry}",
-    "E013": "YAML ends a value inside {{}} at a comma or bracket. Quote the whole: {entry}",
-    "E014": "YAML begins a comment at ' #'. Quote the whole: {entry}",
-    "E015": "YAML reads ': ' inside a text as a key and its value. Quote the text: {entry}",
-}
 _MENDS = {
     "tab": "Indent with spaces",
     "expected key": "Is this line indented like its neighbours?",
@@ -78,32 +69,6 @@ _MENDS = {
     "end of stream": "Is a quote mark left open above?",
     "escape": "Inside double quotes a backslash is written twice; single quotes take it as it stands",
 }
-
-
-class Places(Struct, frozen=True):
-    """Where the parts of a file stand: (line, column), both from 1.
-
-    `keys` has the place of each mapping entry's key and of each list item, `values` that of each
-    value; `written` the source of each string on one line, quotes included.
-    """
-
-    keys: dict[Path, tuple[int, int]]
-    values: dict[Path, tuple[int, int]]
-    written: dict[Path, str]
-
-    def key(self, path: Path) -> tuple[int, int]:
-        """The place of an entry's key, or of the nearest part around it that is there."""
-        return _nearest(self.keys, path)
-
-    def value(self, path: Path) -> tuple[int, int]:
-        """The place of an entry's value, or of the nearest part around it that is there."""
-        return self.values[path] if path in self.values else self.key(path)
-
-    def inside(self, path: Path, col: int) -> tuple[int, int]:
-        """The place of the `col`-th character (from 1) of a string, as it is written."""
-        line, start = self.value(path)
-        written = self.written.get(path)
-        return (line, start) if written is None else (line, start + _written_offset(written, col - 1))
 
 
 class Document(Struct, frozen=True):
@@ -130,13 +95,15 @@ def read(
     if fault := _unreadable(file, text, first_line):
         return Document(file, None, Places({}, {}, {}), (fault,), frozenset())
     findings: list[Finding] = []
-    for _ in range(MAX_MENDS):
-        reader = _Reader(file, text, first_line, may_be_null)
+    mends: list[cuts.Mend] = []
+    while len(mends) < MAX_MENDS:
+        reader = _Reader(file, text, first_line, may_be_null, tuple(mends))
         try:
             value = reader.document()
         except _Cut as cut:
             findings.append(cut.finding)
             text = cut.mended
+            mends.append(cut.mend)
             continue
         except _Unreadable as stop:
             value = None
@@ -161,27 +128,6 @@ def _unreadable(file: str, text: str, first_line: int) -> Finding | None:
     return Finding(file, first_line + len(before) - 1, len(before[-1]) + 1, "E002", message)
 
 
-def _nearest(places: dict[Path, tuple[int, int]], path: Path) -> tuple[int, int]:
-    for length in range(len(path), -1, -1):
-        if path[:length] in places:
-            return places[path[:length]]
-    return 1, 1
-
-
-def _written_offset(written: str, count: int) -> int:
-    """How far the `count`-th character of a string stands from the start of its source."""
-    quote = written[:1]
-    if quote not in {'"', "'"}:
-        return count
-    at = 1
-    for _ in range(count):
-        if quote == '"' and written[at : at + 1] == "\\":
-            at += _ESCAPES.get(written[at + 1 : at + 2], 2)
-        else:
-            at += 2 if written[at : at + 2] == "''" and quote == "'" else 1
-    return min(at, len(written))
-
-
 class _Unreadable(Exception):
     """The file can't be read any further."""
 
@@ -193,17 +139,21 @@ class _Unreadable(Exception):
 class _Cut(Exception):
     """A value that YAML has cut: `mended` is the whole text with the value quoted."""
 
-    def __init__(self, finding: Finding, mended: str) -> None:
+    def __init__(self, finding: Finding, mended: str, mend: cuts.Mend) -> None:
         super().__init__()
         self.finding = finding
         self.mended = mended
+        self.mend = mend
 
 
 class _Reader:
     """Reads the parser's events once."""
 
-    def __init__(self, file: str, text: str, first_line: int, may_be_null: Callable[[Path], bool]) -> None:
-        self.places = Places({}, {}, {})
+    def __init__(
+        self, file: str, text: str, first_line: int, may_be_null: Callable[[Path], bool], mends: tuple[cuts.Mend, ...]
+    ) -> None:
+        self.places = Places({}, {}, {}, tuple(structs.replace(mend, line=mend.line + first_line) for mend in mends))
+        self._mends = mends
         self.findings: list[Finding] = []
         self.gone: set[Path] = set()
         self._file = file
@@ -332,7 +282,7 @@ class _Reader:
             self.places.written[path] = self._line(event.start_mark)[event.start_mark.column : event.end_mark.column]
         if event.style or not event.implicit[0]:
             return self._string(event, path)
-        if _is_expression(path) and _unbalanced(event.value) and self._comment_follows(event):
+        if _is_expression(path) and cuts.unbalanced(event.value) and self._comment_follows(event):
             raise self._cut(event, "E014")
         return self._plain(event, path)
 
@@ -385,7 +335,12 @@ class _Reader:
         return _GONE
 
     def _place(self, event: Event) -> tuple[int, int]:
+        """Where an event stands in the text as it was mended."""
         return event.start_mark.line + self._first_line, event.start_mark.column + 1
+
+    def _written_at(self, line: int, column: int) -> tuple[int, int]:
+        """Where something at a mark stands in the file."""
+        return line + self._first_line, cuts.original(self._mends, line, column) + 1
 
     def _line(self, mark: Any) -> str:
         return self._lines[mark.line] if mark.line < len(self._lines) else ""
@@ -394,14 +349,14 @@ class _Reader:
         return self._line(event.end_mark)[event.end_mark.column :].lstrip(" \t").startswith("#")
 
     def _fault(self, event: Event, code: str, message: str) -> None:
-        line, col = self._place(event)
+        line, col = self._written_at(event.start_mark.line, event.start_mark.column)
         self.findings.append(Finding(self._file, line, col, code, message))
 
     def _stop_at(self, event: Event, code: str, message: str) -> _Unreadable:
         return self._stop(event.start_mark.line, event.start_mark.column, code, message)
 
     def _stop(self, line: int, column: int, code: str, message: str) -> _Unreadable:
-        return _Unreadable(Finding(self._file, line + self._first_line, column + 1, code, message))
+        return _Unreadable(Finding(self._file, *self._written_at(line, column), code, message))
 
     def _cut(self, event: Any, code: str) -> _Cut:
         return self._cut_at(event.start_mark.line, event.start_mark.column, code, in_flow=self._in_flow)
@@ -411,23 +366,17 @@ class _Reader:
         return bool(self._flow) and self._flow[-1]
 
     def _cut_at(self, line: int, column: int, code: str, *, in_flow: bool) -> _Cut:
-        source = self._lines[line]
-        raw = _whole(source[column:], in_flow=in_flow)
-        quoted = _quoted(raw)
-        key = _KEY_BEFORE.search(source[:column])
-        entry = f"{key.group(1)}: {quoted}" if key else quoted
-        place = (line + self._first_line, column + 1)
-        finding = Finding(self._file, *place, code, _CUTS[code].format(entry=entry))
-        lines = [*self._lines]
-        lines[line] = source[:column] + quoted + source[column + len(raw) :]
-        return _Cut(finding, "\n".join(lines))
+        written, entry, mend = cuts.mended(self._lines[line], line, column, in_flow=in_flow)
+        where = cuts.original(self._mends, line, column) + 1
+        finding = Finding(self._file, line + self._first_line, where, code, cuts.MESSAGES[code].format(entry=entry))
+        return _Cut(finding, "\n".join([*self._lines[:line], written, *self._lines[line + 1 :]]), mend)
 
     def _syntax(self, error: Any) -> Exception:
         """What a syntax error comes from: a value that YAML has cut, or else the error itself."""
         mark = error.problem_mark or error.context_mark
         for line, column in self._suspects(error, mark):
             code = self._cut_code(line, column, error)
-            if code:
+            if code and (line, column) not in {(mend.line, mend.column) for mend in self._mends}:
                 return self._cut_at(line, column, code, in_flow=self._in_flow)
         code = "E003" if "\t" in self._line(mark)[: mark.column + 1] else "E001"
         return self._stop(mark.line, mark.column, code, _explained(error, code, self._first_line))
@@ -443,30 +392,16 @@ class _Reader:
             yield before.start_mark.line, before.start_mark.column
 
     def _cut_code(self, line: int, column: int, error: Any) -> str | None:
-        rest = self._lines[line][column:]
-        raw = _whole(rest, in_flow=self._in_flow)
+        raw = cuts.whole(self._lines[line][column:], in_flow=self._in_flow)
         before = self._scalar_before
         if raw.startswith("!"):
             return "E010"
         if before is None or "indent" in error.problem:
             return None
-        tail = self._line(before.end_mark)[before.end_mark.column :]
-        return _code_of_tail(raw, tail.lstrip(" \t"), before, error.problem_mark.line, in_flow=self._in_flow)
-
-
-def _code_of_tail(raw: str, tail: str, before: Event, problem_line: int, *, in_flow: bool) -> str | None:
-    """Why the scalar before an error is only a part of what was meant; None where it isn't."""
-    if before.style in {'"', "'"}:
-        return "E011" if tail[:1] not in {"", ",", "}", "]", ":", "#"} else None
-    if tail.startswith("#") and _unbalanced(before.value):
-        return "E014"
-    if before.start_mark.line != problem_line:
-        return None
-    if tail.startswith(":") and " ?" in raw:
-        return "E012"
-    if tail.startswith(":"):
-        return "E015"
-    return "E013" if in_flow and tail[:1] in {"[", "{"} else None
+        tail = self._line(before.end_mark)[before.end_mark.column :].lstrip(" \t")
+        is_on_line = before.start_mark.line == error.problem_mark.line
+        scalar = cuts.Scalar(before.value, before.style or "", tail, is_on_line)
+        return cuts.code_of(raw, scalar, in_flow=self._in_flow)
 
 
 def _explained(error: Any, code: str, first_line: int) -> str:
@@ -492,48 +427,3 @@ def _is_plain(event: Event | None) -> bool:
 
 def _is_expression(path: Path) -> bool:
     return path[-1] in EXPRESSION_KEYS or (len(path) > 1 and path[-2] in EXPRESSION_MAPS)
-
-
-def _unbalanced(text: str) -> bool:
-    """Whether a quote or bracket is left open."""
-    return _scan(text, lambda *_: False) is None
-
-
-def _whole(rest: str, *, in_flow: bool) -> str:
-    """The value that was meant, from its start to where its entry ends on the line."""
-
-    def ends(at: int) -> bool:
-        if rest[at] == "#" and rest[at - 1 : at] in {" ", "\t"}:
-            return True
-        return in_flow and (rest[at] in "}]" or (rest[at] == "," and _NEXT_KEY.match(rest, at + 1) is not None))
-
-    end = _scan(rest, ends)
-    return (rest if end is None else rest[:end]).rstrip()
-
-
-def _scan(text: str, ends: Callable[[int], bool]) -> int | None:
-    """The first place outside quotes and brackets where `ends` holds, else the length.
-
-    None where a quote or bracket is still open at the end. An apostrophe in a word is no quote.
-    """
-    closing: list[str] = []
-    for at, char in enumerate(text):
-        if closing and closing[-1] in "\"'":
-            closing = closing[:-1] if char == closing[-1] else closing
-        elif not closing and ends(at):
-            return at
-        elif char == '"' or (char == "'" and not text[at - 1 : at].isalnum()):
-            closing.append(char)
-        elif char in "([{":
-            closing.append({"(": ")", "[": "]", "{": "}"}[char])
-        elif closing and char == closing[-1]:
-            closing.pop()
-    return None if closing else len(text)
-
-
-def _quoted(raw: str) -> str:
-    if "'" not in raw:
-        return f"'{raw}'"
-    if '"' not in raw and "\\" not in raw:
-        return f'"{raw}"'
-    return "'" + raw.replace("'", "''") + "'"

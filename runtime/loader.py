@@ -18,12 +18,13 @@ import msgspec
 from runtime import machine as machines
 from runtime import model
 from runtime.check import check
-from runtime.document import Document, Places, read, too_large
+from runtime.document import Document, read, too_large
 from runtime.draft import Draft, FragmentFile, PromptFile
 from runtime.errors import DesignError, Finding
 from runtime.fragments import language_of, parse_fragments
 from runtime.machine import Machine, story_names
 from runtime.model import Definition, Edge, edges_of
+from runtime.places import Places
 from runtime.prompt import parse_prompt
 from runtime.schema import schema
 from runtime.shape import shaped

@@ -15,9 +15,10 @@ from typing import Any
 import jsonschema_rs
 from msgspec import Struct
 
-from runtime.document import EXPRESSION_KEYS, EXPRESSION_MAPS, Document, Places
+from runtime.document import EXPRESSION_KEYS, EXPRESSION_MAPS, Document
 from runtime.errors import Finding
 from runtime.model import DICE_PATTERN, LANGUAGE_PATTERN, NAME_PATTERN, PAYLOAD_PATTERN, Path
+from runtime.places import Places
 from runtime.schema import schema
 
 MAX_SHOWN = 60
@@ -288,7 +289,8 @@ def _without(document: Document, cuts: set[Path]) -> Document:
     ):
         value = _cut_out(value, cut)
         if isinstance(cut[-1], int):
-            places = Places(*(_moved(each, cut) for each in (places.keys, places.values, places.written)))
+            keys, values, written = (_moved(each, cut) for each in (places.keys, places.values, places.written))
+            places = Places(keys, values, written, places.mends)
     return Document(document.file, value, places, document.findings, document.gone | cuts)
 
 

@@ -77,6 +77,15 @@ class TestDocument:
         assert places.inside(("a", 1, "c"), 3) == (3, 10)
         assert places.key(("a", 1, "missing")) == (3, 5)
 
+    def test_places_are_of_the_file_also_behind_a_value_that_was_quoted_to_be_read(self) -> None:
+        """Two mends in one line, and what stands in and behind them."""
+        document = read("x.yaml", "a: {b: f(1, 2), c: g(x, y), d: 4}\n")
+
+        assert [finding.col for finding in document.findings] == [8, 20]
+        assert document.value == {"a": {"b": "f(1, 2)", "c": "g(x, y)", "d": 4}}
+        assert document.places.inside(("a", "c"), 3) == (1, 22)
+        assert document.places.key(("a", "d")) == (1, 29)
+
     def test_a_lone_surrogate_is_a_fault_at_its_place(self) -> None:
         finding = read("x.yaml", "a: 1\nb: \ud800\n").findings[0]
 
