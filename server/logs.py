@@ -84,7 +84,14 @@ def _route_libraries(level: int, stream: TextIO, rendered: list[Processor]) -> N
 
 def _in_a_sentence(record: logging.LogRecord) -> bool:
     """Say why the server can't start in its own words: uvicorn logs a traceback of it."""
-    error = sys.exc_info()[1]
-    if record.name == "uvicorn.error" and isinstance(error, EdgewiseError) and "Traceback" in record.getMessage():
+    error = _of_ours(sys.exc_info()[1])
+    if error is not None and record.name == "uvicorn.error" and "Traceback" in record.getMessage():
         record.msg, record.args = str(error), ()
     return True
+
+
+def _of_ours(error: BaseException | None) -> EdgewiseError | None:
+    """The engine's own error, out of the groups in which the framework raises it."""
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for inner in error.exceptions if (found := _of_ours(inner))), None)
+    return error if isinstance(error, EdgewiseError) else None

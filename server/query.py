@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec import Meta
@@ -43,11 +43,11 @@ class GraphQuery(Sent, frozen=True):
     format: Literal["mermaid", "dot", "json"] = "mermaid"
 
 
-def read_query(kind: type[_Query], pairs: Iterable[tuple[str, str]]) -> _Query:
-    """The parameters as a Struct. Raises ValidationError with all faults."""
+def read_query(kind: type[_Query], written_query: bytes) -> _Query:
+    """The parameters of a query string as a Struct. Raises ValidationError with all faults."""
     values: dict[str, Any] = {}
     faults: list[Fault] = []
-    for name, written in pairs:
+    for name, written in parse_qsl(written_query.decode("latin-1"), keep_blank_values=True):
         loc: list[str | int] = ["query", shown(name)]
         if name not in _hints(kind):
             faults.append(unknown_key(loc, name, _hints(kind)))

@@ -55,7 +55,7 @@ _sent = msgspec.json.Decoder(_SentAnswer).decode
 async def list_machines(request: Asked) -> ASGIApp:
     """List the machines that new sessions can get."""
     house, _ = enter(request, "player")
-    read_query(NoQuery, request.query_params.multi_items())
+    read_query(NoQuery, request.scope["query_string"])
     runtime = house.runtime
     return items([_machine_line(machine, runtime.default_machine) for machine in runtime.machines.values()])
 
@@ -81,7 +81,7 @@ def _by_language(text: Any, languages: tuple[str, ...]) -> dict[str, str]:
 async def one_machine(request: Asked, name: FromPath[str]) -> ASGIApp:
     """Show a machine: what begins it and what its events take; all of it to operators."""
     house, call = enter(request, "player")
-    read_query(NoQuery, request.query_params.multi_items())
+    read_query(NoQuery, request.scope["query_string"])
     machine = _machine(house.runtime, name)
     definition = machine.definition
     told = _machine_line(machine, house.runtime.default_machine) | {
@@ -113,7 +113,7 @@ def _event_line(machine: Machine, event: str) -> dict[str, Any]:
 async def draw_machine(request: Asked, name: FromPath[str]) -> ASGIApp:
     """Draw a machine."""
     house, _ = enter(request, "operator")
-    query = read_query(GraphQuery, request.query_params.multi_items())
+    query = read_query(GraphQuery, request.scope["query_string"])
     machine = _machine(house.runtime, name)
     if query.format == "json":
         return data(graph.of(machine))
@@ -138,7 +138,7 @@ def _machine(runtime: Runtime, name: str) -> Machine:
 async def list_sessions(request: Asked) -> ASGIApp:
     """List sessions, newest first: a player's own, or all of them to operators."""
     house, call = enter(request, "player")
-    query = read_query(SessionsQuery, request.query_params.multi_items())
+    query = read_query(SessionsQuery, request.scope["query_string"])
     if query.player_id is None and call.role != "operator":
         raise Forbidden(
             "the sessions of all players are for operators", "Send player_id, or an operator's token.",
@@ -170,7 +170,7 @@ def _iso(at_ms: int) -> str:
 async def one_session(request: Asked, session_id: FromPath[str]) -> ASGIApp:
     """Show where a session stands, with the head turn's answer exactly as it was sent."""
     house, call = enter(request, "player")
-    read_query(NoQuery, request.query_params.multi_items())
+    read_query(NoQuery, request.scope["query_string"])
     head = await _head(house.runtime, session_id)
     told: dict[str, Any] = {
         "session": _sent(head.answer).session,
@@ -201,7 +201,7 @@ async def delete_session(request: Asked, session_id: FromPath[str]) -> ASGIApp:
 async def list_turns(request: Asked, session_id: FromPath[str]) -> ASGIApp:
     """List a session's turns, oldest first, with their lineage."""
     house, _ = enter(request, "player")
-    query = read_query(TurnsQuery, request.query_params.multi_items())
+    query = read_query(TurnsQuery, request.scope["query_string"])
     head = await _head(house.runtime, session_id)
     entries = await house.runtime.store.entries(session_id, after=query.after, limit=query.limit)
     told = [view.history_of(await house.runtime.machine_of(entry.after), entry) for entry in entries]
@@ -213,7 +213,7 @@ async def list_turns(request: Asked, session_id: FromPath[str]) -> ASGIApp:
 async def explain_turn(request: Asked, session_id: FromPath[str], number: FromPath[int]) -> ASGIApp:
     """Say why a turn went as it did: each edge considered."""
     house, _ = enter(request, "operator")
-    read_query(NoQuery, request.query_params.multi_items())
+    read_query(NoQuery, request.scope["query_string"])
     await _head(house.runtime, session_id)
     return data(await explain(house.runtime, session_id, number))
 

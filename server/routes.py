@@ -128,7 +128,7 @@ async def metrics(request: Asked) -> ASGIApp:
 @get("/schema")
 async def schema(request: Asked) -> ASGIApp:
     """Give the OpenAPI document: as a page to a browser, else as JSON."""
-    read_query(NoQuery, request.query_params.multi_items())
+    read_query(NoQuery, request.scope["query_string"])
     _, call = enter(request, None)
     if b"text/html" in call.headers.get(b"accept", b""):
         return Reply(openapi.page(), b"text/html; charset=utf-8")

@@ -28,6 +28,8 @@ states:
   END_SAID: {type: final}
 """
 
+OPEN = Settings()
+
 
 @pytest.fixture
 def stream():
@@ -45,9 +47,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-async def play(
-    stream: io.StringIO, *bodies: dict[str, Any], settings: Settings = Settings(), narrator: Any = None
-) -> None:
+async def play(stream: io.StringIO, *bodies: dict[str, Any], settings: Settings = OPEN, narrator: Any = None) -> None:
     logs.configure(settings, stream)
     machine = tiny(ROOM)
     app = create_app(settings, Runtime(MemoryStore(), narrator or Offline(), {"tiny": machine}, "tiny"))
@@ -92,7 +92,7 @@ async def test_no_word_of_a_player_no_token_and_no_query_is_logged(stream):
 
 async def test_a_crash_is_logged_with_its_traceback_and_its_request(stream):
     class Crashing(Offline):
-        async def narrate(self, task):
+        async def narrate(self, _):
             raise RuntimeError("the narrator fell over")
 
     await play(stream, {"event": {"type": "INIT"}}, narrator=Crashing())
@@ -112,10 +112,13 @@ def test_libraries_come_out_in_the_same_form_and_quiet(stream):
 
 def test_why_the_server_cant_start_is_a_sentence_not_a_traceback(stream):
     logs.configure(Settings(), stream)
+    refused = ExceptionGroup("in a task group", [StoreUnavailable("another server has the file")])
     try:
-        raise StoreUnavailable("another server has the file")
-    except StoreUnavailable:
-        logging.getLogger("uvicorn.error").error("Traceback (most recent call last):\n  …")
+        raise refused
+    except ExceptionGroup:
+        logging.getLogger("uvicorn.error").error(  # noqa: TRY400 - as uvicorn does
+            "Traceback (most recent call last):\n  …"
+        )
     assert [line["message"] for line in lines(stream)] == ["another server has the file"]
 
 

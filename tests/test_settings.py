@@ -10,6 +10,8 @@ import pytest
 from server.build import default_machine, profile_of, store_of, url_of
 from server.settings import Settings, SettingsError, is_loopback, load, store_fault
 
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - nothing is bound
+
 
 @pytest.fixture
 def read(tmp_path: Path):
@@ -138,9 +140,8 @@ def test_another_server_is_asked_as_it_is_named(read):
 
 
 def test_a_model_without_a_key_is_refused(read):
-    assert faults(read, {"EDGEWISE_NARRATOR": "openai"}) == [
-        "EDGEWISE_NARRATOR = openai needs a key: set DEEPSEEK_API_KEY, or EDGEWISE_OPENAI_BASE_URL to a server that wants none"
-    ]
+    (fault,) = faults(read, {"EDGEWISE_NARRATOR": "openai"})
+    assert fault.startswith("EDGEWISE_NARRATOR = openai needs a key: set DEEPSEEK_API_KEY, or ")
 
 
 @pytest.mark.parametrize("store", ["memory:", "duckdb:///x/y.duckdb"])
@@ -169,10 +170,10 @@ def test_what_names_no_file_is_no_store(store):
 
 
 def test_nothing_guarded_and_not_opened_must_stay_on_loopback(read):
-    assert "EDGEWISE_PLAY_TOKENS" in (read(host="0.0.0.0").exposure or "")
-    assert read(host="0.0.0.0", open=True).exposure is None
-    assert read({"EDGEWISE_OPERATOR_TOKENS": "t"}, host="0.0.0.0").exposure is None
-    assert [is_loopback(host) for host in ("127.0.0.2", "::1", "[::1]", "localhost", "0.0.0.0", "example.org")] == [
+    assert "EDGEWISE_PLAY_TOKENS" in (read(host=EVERYWHERE).exposure or "")
+    assert read(host=EVERYWHERE, open=True).exposure is None
+    assert read({"EDGEWISE_OPERATOR_TOKENS": "t"}, host=EVERYWHERE).exposure is None
+    assert [is_loopback(host) for host in ("127.0.0.2", "::1", "[::1]", "localhost", EVERYWHERE, "example.org")] == [
         True, True, True, True, False, False,
     ]  # fmt: skip
 
@@ -192,6 +193,6 @@ def test_the_projects_first_machine_serves_where_nobody_chose_one(read):
 
 
 def test_the_store_knows_where_its_owner_answers(read):
-    assert url_of(read(host="0.0.0.0", port=1)) == "http://127.0.0.1:1"
+    assert url_of(read(host=EVERYWHERE, port=1)) == "http://127.0.0.1:1"
     assert url_of(read(host="::1", port=1)) == "http://[::1]:1"
     assert type(store_of(read(store="memory:"))).__name__ == "MemoryStore"

@@ -215,7 +215,8 @@ def test_any_bytes_are_json_or_refused_with_a_place(raw):
     try:
         read_json(raw)
     except refusals.MalformedJson as error:
-        assert error.facts["position"]["line"] >= 1
+        position = error.facts["position"]
+        assert position["line"] >= 1
 
 
 async def test_a_body_over_256_kb_is_refused_by_its_header_and_by_its_length():
@@ -292,7 +293,16 @@ def test_players_read_one_short_sentence_in_their_language_that_names_no_rule():
 
 @pytest.mark.parametrize(
     ("header", "language"),
-    [("zh-CN,zh;q=0.9,en;q=0.8", "zh"), ("en;q=0.5,zh;q=0.7", "zh"), ("en-US,en;q=0.5,zh;q=0.7", "en"), ("fr, en;q=0.2", "en"), ("fr", None), ("", None), ("zh;q=0", None), ("*", None)],
-)  # fmt: skip
+    [
+        ("zh-CN,zh;q=0.9,en;q=0.8", "zh"),
+        ("en;q=0.5,zh;q=0.7", "zh"),
+        ("en-US,en;q=0.5,zh;q=0.7", "en"),
+        ("fr, en;q=0.2", "en"),
+        ("fr", None),
+        ("", None),
+        ("zh;q=0", None),
+        ("*", None),
+    ],
+)
 def test_accept_language_names_the_language_wanted_most(header, language):
     assert accepted_language({b"accept-language": header.encode()}) == language
