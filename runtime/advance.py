@@ -26,8 +26,8 @@ from runtime.machine import (
     LearnRule,
     Machine,
     consider,
-    erred,
     known_values,
+    standing,
 )
 from runtime.model import (
     CONTINUE,
@@ -290,14 +290,14 @@ def route(machine: Machine, session: Session) -> Route:
     here = _Here(machine, session)
     choices = _offered(here)
     considered = [each for compiled in here.edges if (each := _judged(here, compiled, choices))]
-    allowed = tuple(dict.fromkeys(each.event for each in considered if each.verdict != "closed"))
-    suggested = _suggested(here, considered)
+    allowed = tuple(dict.fromkeys(each.edge.event for each in considered if each.verdict != "closed"))
+    suggested = _suggested(considered)
     following = here.must.edge.event if here.must else next(iter(suggested), None)
     offer = _numbered(choices) or _continue(here, following, suggested)
-    warnings = [f"edge {each.edge}: guard {each.reason}" for each in considered if erred(each)]
+    warnings = [f"edge {each.compiled.full_name}: guard {each.reason}" for each in considered if each.has_erred]
     if not allowed:
         warnings.append(f"state {session.state}: no event is open and the story is not at an end")
-    routing = Routing(following, _ends(here, considered, following), allowed)
+    routing = Routing(following, _ends(machine, considered, following), allowed)
     return Route(routing, offer, _inputs(machine, allowed), tuple(considered), tuple(warnings))
 
 
@@ -311,7 +311,7 @@ class _Here:
         self.used = frozenset(session.used)
         self.edges = machine.table[session.state]
         self.state = machine.definition.states[session.state]
-        self.plain = known_values(self.scope, self.used)
+        self.plain = standing(machine, session.state, self.scope, self.used)
         self.must = machine.open_must(session.state, self.plain)
         self.judged: dict[CompiledEdge, Considered] = {}
 
@@ -404,21 +404,20 @@ def _of_all(considered: list[Considered]) -> Considered:
     return replace(considered[0], verdict="depends", reason="waits for the choice")
 
 
-def _suggested(here: _Here, considered: list[Considered]) -> tuple[str, ...]:
-    wanted = {compiled.edge.full_name for compiled in here.edges if compiled.edge.suggest}
-    open_or_depends = (each for each in considered if each.verdict != "closed" and each.edge in wanted)
-    return tuple(dict.fromkeys(each.event for each in open_or_depends))
+def _suggested(considered: list[Considered]) -> tuple[str, ...]:
+    wanted = (each.edge for each in considered if each.verdict != "closed" and each.edge.suggest)
+    return tuple(dict.fromkeys(edge.event for edge in wanted))
 
 
-def _ends(here: _Here, considered: list[Considered], event: str | None) -> bool:
+def _ends(machine: Machine, considered: list[Considered], event: str | None) -> bool:
     """Whether every edge that the event could still take leads to a final state."""
     could: list[str] = []
     for each in considered:
-        if each.event == event and each.verdict != "closed":
-            could.append(each.target)
+        if each.edge.event == event and each.verdict != "closed":
+            could.append(each.edge.target)
             if each.verdict == "open":
                 break
-    return bool(could) and all(here.machine.definition.states[target].is_final for target in could)
+    return bool(could) and all(machine.definition.states[target].is_final for target in could)
 
 
 def needs_payload(machine: Machine, event: str) -> bool:

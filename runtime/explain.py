@@ -37,7 +37,7 @@ async def explain(runtime: Runtime, session_id: str, turn: int) -> dict[str, Any
         "considered": [_told(each, entry.outcome.edge) for each in looked_at],
         "routing": {
             **msgspec.to_builtins(entry.after.routing),
-            "considered": msgspec.to_builtins(route(machine, entry.after).considered),
+            "considered": [each.told() for each in route(machine, entry.after).considered],
         },
         "prompt_hash": entry.prompt_hash,
         "warnings": msgspec.json.decode(entry.answer)["payload"]["meta"]["warnings"],
@@ -78,4 +78,4 @@ def _considered(machine: Machine, entry: Entry, before: Entry) -> list[Considere
 
 
 def _told(considered: Considered, taken: str) -> dict[str, Any]:
-    return {**msgspec.to_builtins(considered), "taken": considered.edge == taken}
+    return {**considered.told(), "taken": considered.compiled.full_name == taken}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -184,6 +184,7 @@ _FUNCTIONS = [
 ]
 
 _GIVEN = re.compile(r"\bgiven\(\s*(payload\.[A-Za-z]\w*)\s*\)")
+_TRIPLE = re.compile(r"\"{3}|'{3}")
 _HAS = re.compile(r"\bhas\s*\(")
 _ERROR = re.compile(r"ERROR: <input>:(-?\d+):(-?\d+): (.*)")
 _NO_VALUE = re.compile(r'No value with name "([^"]+)"')
@@ -193,6 +194,14 @@ _TOKEN = re.compile(
     r"|(?P<number>\d[\w.]*)"
     r"|(?P<operator>==|!=|<=|>=|&&|\|\||[-+*/%!<>?:.,()\[\]{}])"
 )
+
+
+class Batch(Struct, frozen=True):
+    """Expressions evaluated in one call: ten times faster than one by one."""
+
+    sources: tuple[str, ...]
+    names: tuple[str, ...]
+    program: Any
 
 
 class Token(Struct, frozen=True):
@@ -235,9 +244,18 @@ class Names:
             raise ExpressionError(1, f"gives a {result.name().lower()}, which no variable can hold")
         return Expression(source, kind, tuple(self._read_by(source)), program)
 
+    def batch(self, expressions: Iterable[Expression]) -> Batch:
+        """Many expressions of these names as one list, to be evaluated in one call."""
+        asked = {each.source: each for each in expressions if each.program is not None}
+        names = tuple(dict.fromkeys(name for each in asked.values() for name in each.names))
+        listed = ", ".join(f"({_rewritten(source)})" for source in asked)
+        return Batch(tuple(asked), names, self._env.compile(f"[{listed}]") if asked else None)
+
     def _program(self, source: str) -> Any:
         if len(source) > MAX_SOURCE_CHARS:
             raise ExpressionError(1, f"is longer than {MAX_SOURCE_CHARS} characters")
+        if found := _TRIPLE.search(source):
+            raise ExpressionError(found.start() + 1, "triple quotes are not part of the language: use one quote")
         if found := _HAS.search(source):
             raise ExpressionError(found.start() + 1, "has() is not part of the language: use given(payload.x)")
         try:
@@ -290,38 +308,59 @@ def _environment(types: tuple[tuple[str, CelType], ...]) -> Any:
     return cel.NewEnv(variables={name: _TYPES[kind] for name, kind in types}, functions=_FUNCTIONS)
 
 
-_PLAIN = _environment(())
-
-
 class Activation(Struct, frozen=True):
-    """Values for evaluation, made once and used for many expressions; `values` for explain."""
+    """Values for evaluation, and what was found with them: an expression is evaluated once."""
 
     values: Mapping[str, Any]
-    native: Any
+    found: dict[str, Any] = {}
 
 
 def activation(values: Mapping[str, Any]) -> Activation:
     """Bind values to qualified names; a name left out is not known yet."""
-    return Activation(values, _PLAIN.Activation(values))
+    return Activation(values, {})
 
 
 def evaluate(expression: Expression, known: Activation) -> Any:
     """The expression's value: bool, int, float, str, or a list of str for a set.
 
     Raises NotKnown where it reads a name without a value and the rest doesn't decide, and
-    EvaluationError where it errs. The library gives errors as values or as RuntimeErrors.
+    EvaluationError where it errs.
     """
     if expression.program is None:
         return expression.constant
+    source, found = expression.source, known.found
+    if source not in found:
+        found[source] = _evaluated(expression, known.values)
+    value = found[source]
+    if isinstance(value, EvaluationError):
+        raise value.with_traceback(None)
+    return value
+
+
+def prepare(batch: Batch, known: Activation) -> None:
+    """Evaluate a batch ahead. Where one errs the list has no value: then each is left to itself."""
+    if batch.program is None:
+        return
+    result = batch.program.eval(data={name: known.values[name] for name in batch.names if name in known.values})
+    if result.type() != cel.Type.ERROR:
+        known.found.update(zip(batch.sources, result.plain_value(), strict=True))
+
+
+def _evaluated(expression: Expression, values: Mapping[str, Any]) -> Any:
+    """The value, or the error: the library gives errors as values or as RuntimeErrors.
+
+    Only the names that it reads are bound: binding a whole scope costs ten times as much.
+    """
+    read = {name: values[name] for name in expression.names if name in values}
     try:
-        result = expression.program.eval(known.native)
+        result = expression.program.eval(data=read)
     except RuntimeError as error:
-        raise _evaluation_error(str(error)) from None
+        return _evaluation_error(str(error))
     if result.type() == cel.Type.ERROR:
-        raise _evaluation_error(str(result.value()))
+        return _evaluation_error(str(result.value()))
     value = result.plain_value()
     if isinstance(value, float) and not math.isfinite(value):
-        raise EvaluationError(f"{expression.source} is no finite number")
+        return EvaluationError(f"{expression.source} is no finite number")
     return value
 
 

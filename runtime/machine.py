@@ -12,7 +12,7 @@ Nothing here changes after `build`, so one machine serves every session of its d
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -22,6 +22,7 @@ from msgspec import Struct
 from runtime.errors import Finding, MachineFault
 from runtime.expression import (
     Activation,
+    Batch,
     CelType,
     EvaluationError,
     Expression,
@@ -29,6 +30,7 @@ from runtime.expression import (
     NotKnown,
     activation,
     evaluate,
+    prepare,
 )
 from runtime.model import ROOT, Definition, Die, Edge, Learn, LongDie, dice_parts
 from runtime.prompt import Prompt, parse_prompt
@@ -75,7 +77,7 @@ class Assign(Struct, frozen=True):
 class CompiledEdge(Struct, frozen=True, eq=False):
     """An edge with its expressions compiled; compared by identity.
 
-    `reads_option` says whether a guard asks which option was chosen.
+    `reads_option` says whether a guard asks which option was chosen; `full_name` is the edge's.
     """
 
     edge: Edge
@@ -83,21 +85,7 @@ class CompiledEdge(Struct, frozen=True, eq=False):
     assigns: tuple[Assign, ...]
     learn: tuple[LearnRule, ...]
     reads_option: bool
-
-
-class Considered(Struct, frozen=True):
-    """What became of one edge when it was looked at, for `explain`.
-
-    `values` are the names that its guards read with the values found; a name not known is absent.
-    """
-
-    edge: str
-    event: str
-    target: str
-    guard: str | None
-    verdict: Verdict
-    reason: str
-    values: Mapping[str, Any]
+    full_name: str
 
 
 class Known(Struct, frozen=True):
@@ -109,6 +97,43 @@ class Known(Struct, frozen=True):
     values: Activation
     used: frozenset[str]
     option: str | None = None
+
+
+class Considered(Struct, frozen=True):
+    """What became of one edge when it was looked at: the verdict, why, and what it was judged by."""
+
+    compiled: CompiledEdge
+    verdict: Verdict
+    reason: str
+    known: Known
+
+    @property
+    def edge(self) -> Edge:
+        """The edge itself."""
+        return self.compiled.edge
+
+    @property
+    def has_erred(self) -> bool:
+        """Whether the edge is closed because a guard erred."""
+        return self.reason.startswith("error: ")
+
+    @property
+    def guard(self) -> str | None:
+        """The guards as written."""
+        return " && ".join(each.source for each in self.compiled.guards) or None
+
+    def told(self) -> dict[str, Any]:
+        """For `explain`: with the names that its guards read and their values; one not known is absent."""
+        values = self.known.values.values
+        return {
+            "edge": self.compiled.full_name,
+            "event": self.edge.event,
+            "target": self.edge.target,
+            "guard": self.guard,
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "values": {name: values[name] for guard in self.compiled.guards for name in guard.names if name in values},
+        }
 
 
 class Cursor:
@@ -124,7 +149,8 @@ class Cursor:
 class Machine(Struct, frozen=True, kw_only=True, eq=False):
     """A machine as sessions run it; made by `build`.
 
-    `table` has each state's edges in the order in which they are tried. `prompts` is name →
+    `table` has each state's edges in the order in which they are tried, `guards` those of their
+    guards that read neither payload, dice nor option, to be evaluated in one call. `prompts` is name →
     language → prompt, '' for a prompt of every language. `files` are what the digest covers.
     """
 
@@ -135,6 +161,7 @@ class Machine(Struct, frozen=True, kw_only=True, eq=False):
     edges: tuple[Edge, ...]
     initial: CompiledEdge
     table: Mapping[str, tuple[CompiledEdge, ...]]
+    guards: Mapping[str, Batch]
     entries: Mapping[str, tuple[Assign, ...]]
     ai_state: Mapping[str, Expression]
     prompts: Mapping[str, Mapping[str, Prompt]]
@@ -174,21 +201,20 @@ class Machine(Struct, frozen=True, kw_only=True, eq=False):
     def choose(self, state: str, event: str, known: Known) -> tuple[CompiledEdge | None, tuple[Considered, ...]]:
         """Take an event in a state: the edge taken (None = none was open) and all that were looked at.
 
+        Edges of options that were not chosen are not looked at.
+
         Raises MachineFault where a guard errs before an open edge is found.
         """
         cursor = Cursor(state, known)
-        self.library.events[event].trigger(cursor)
+        chosen = self.library.events.get(_trigger(event, known.option)) or self.library.events[event]
+        chosen.trigger(cursor)
         return cursor.taken, tuple(cursor.seen)
 
 
 def consider(compiled: CompiledEdge, known: Known) -> Considered:
     """Judge one edge. A guard that errs counts as closed, with the error as the reason."""
     verdict, reason = _judge(compiled, known)
-    edge = compiled.edge
-    values = known.values.values
-    read = {name: values[name] for guard in compiled.guards for name in guard.names if name in values}
-    guard = " && ".join(expression.source for expression in compiled.guards) or None
-    return Considered(edge.full_name, edge.event, edge.target, guard, verdict, reason, read)
+    return Considered(compiled, verdict, reason, known)
 
 
 def _judge(compiled: CompiledEdge, known: Known) -> tuple[Verdict, str]:
@@ -208,11 +234,6 @@ def _judge(compiled: CompiledEdge, known: Known) -> tuple[Verdict, str]:
         except EvaluationError as error:
             return "closed", f"error: {error}"
     return verdict, reason
-
-
-def erred(considered: Considered) -> bool:
-    """Whether the edge is closed because a guard erred."""
-    return considered.reason.startswith("error: ")
 
 
 def _dice_of(edges: Iterable[Edge], event: str, option: str) -> dict[str, Die]:
@@ -334,6 +355,7 @@ def build(
         edges=edges,
         initial=compiled[0],
         table=table,
+        guards={name: base.batch(_plain_guards(base, edges)) for name, edges in table.items()},
         entries={name: _assigns(base, state.entry) for name, state in definition.states.items()},
         ai_state={name: told.compile(source) for name, source in definition.ai_state.items()},
         prompts=prompts,
@@ -343,6 +365,12 @@ def build(
         library=_library(definition, table),
         warnings=warnings,
     )
+
+
+def _plain_guards(base: Names, edges: Iterable[CompiledEdge]) -> Iterator[Expression]:
+    """The guards that read nothing but base names."""
+    guards = (guard for compiled in edges for guard in compiled.guards)
+    return (guard for guard in guards if all(name in base.types for name in guard.names))
 
 
 def _compiled(
@@ -355,7 +383,7 @@ def _compiled(
     guards = tuple(names.compile(guard) for guard in (edge.option_guard, edge.guard) if guard is not None)
     rules = tuple(_learn_rule(output, name, rule) for name, rule in learning.items())
     reads_option = any(name.startswith("option.") for guard in guards for name in guard.names)
-    return CompiledEdge(edge, guards, _assigns(names, edge.assign), rules, reads_option)
+    return CompiledEdge(edge, guards, _assigns(names, edge.assign), rules, reads_option, edge.full_name)
 
 
 def _assigns(names: Names, lines: Mapping[str, Any]) -> tuple[Assign, ...]:
@@ -384,15 +412,27 @@ def _library(definition: Definition, table: Mapping[str, tuple[CompiledEdge, ...
         model=None, states=states, initial=None, auto_transitions=False, send_event=True, ignore_invalid_triggers=True
     )
     for state, edges in table.items():
-        for compiled in edges:
+        for trigger, compiled in _triggered(edges):
             library.add_transition(
-                compiled.edge.event,
-                state,
-                compiled.edge.target,
-                conditions=_condition(compiled),
-                before=_taking(compiled),
+                trigger, state, compiled.edge.target, conditions=_condition(compiled), before=_taking(compiled)
             )
     return library
+
+
+def _trigger(event: str, option: str | None) -> str:
+    """The library's trigger for an event sent with an option: no state need try the others' edges."""
+    return f"{event} {option}" if option else event
+
+
+def _triggered(edges: Iterable[CompiledEdge]) -> Iterator[tuple[str, CompiledEdge]]:
+    """Each edge under its event, and under each option of that event whose choice may take it."""
+    options = dict.fromkeys((each.edge.event, each.edge.option) for each in edges if each.edge.option)
+    for compiled in edges:
+        if not compiled.edge.option:
+            yield compiled.edge.event, compiled
+        for event, option in options:
+            if event == compiled.edge.event and compiled.edge.option in ("", option):
+                yield _trigger(event, option), compiled
 
 
 def _condition(compiled: CompiledEdge) -> Callable[[transitions.EventData], bool]:
@@ -400,11 +440,11 @@ def _condition(compiled: CompiledEdge) -> Callable[[transitions.EventData], bool
         cursor = cast("Cursor", data.model)
         considered = consider(compiled, cursor.known)
         cursor.seen.append(considered)
-        if erred(considered):
+        if considered.has_erred:
             raise MachineFault(
-                f"edge {compiled.edge.full_name}: guard `{considered.guard}` {considered.reason}",
+                f"edge {compiled.full_name}: guard `{considered.guard}` {considered.reason}",
                 "Mend the guard in the machine; the session is as it was.",
-                edge=compiled.edge.full_name,
+                edge=compiled.full_name,
             )
         return considered.verdict == "open"
 
@@ -421,3 +461,10 @@ def _taking(compiled: CompiledEdge) -> Callable[[transitions.EventData], None]:
 def known_values(values: Mapping[str, Any], used: Iterable[str], option: str | None = None) -> Known:
     """What edges are judged by, from plain values."""
     return Known(activation(values), frozenset(used), option)
+
+
+def standing(machine: Machine, state: str, values: Mapping[str, Any], used: Iterable[str]) -> Known:
+    """What a state's edges are judged by before an event comes, their plain guards evaluated in one call."""
+    known = known_values(values, used)
+    prepare(machine.guards[state], known.values)
+    return known

@@ -453,11 +453,9 @@ def guard_refused(
 ) -> GuardRefused:
     """The refusal of an event none of whose edges is open; operators also see why, guard by guard."""
     looked_at = list(considered)
-    named = {compiled.edge.full_name: compiled.edge for compiled in machine.table[session.state]}
-    said = [named[each.edge] for each in looked_at if named[each.edge].option in ("", asked.choice.key)]
-    why = next((edge.why for edge in said if edge.why is not None), None)
+    why = next((each.edge.why for each in looked_at if each.edge.why is not None), None)
     language = session.constraints.language
-    facts: dict[str, Any] = {"considered": msgspec.to_builtins(looked_at)} if role == "operator" else {}
+    facts: dict[str, Any] = {"considered": [each.told() for each in looked_at]} if role == "operator" else {}
     return GuardRefused(
         f"event '{asked.event}' has edges in state '{session.state}' and none of them is open",
         "Read the session's allowed events and options, then choose again.",
