@@ -86,6 +86,8 @@ def answer_for(request: Request[Any, Any, Any], error: Exception) -> Response[by
         log.error("crash", request_id=call.request_id, path=request.scope["path"], exc_info=error)
     elif TABLE[refusal.code].status >= _CRASHED and refusal.code != "not_implemented":
         log.warning("failure", request_id=call.request_id, error=refusal.code, why=refusal.message)
+    if isinstance(refusal, StoreUnavailable):
+        _end_if_lost(request.app.state["house"].runtime.store)
     language = refusal.language or call.language or accepted_language(call.headers) or _house_language(request.app)
     status, body = failure(_for_role(refusal, call), language, call.request_id)
     return Response(body, status_code=status, media_type="application/json", headers=_headers_for(refusal))
@@ -159,7 +161,7 @@ def _house_language(app: Litestar) -> str:
     return str(machine.definition.language) if machine else "en"
 
 
-def end_if_lost(store: Any) -> None:
+def _end_if_lost(store: Any) -> None:
     """End this process, gracefully, where the store says that it can work no more: a new one can."""
     if why := getattr(store, "failed", ""):
         log.critical("the journal has failed: the server ends", why=why)

@@ -25,13 +25,15 @@ _PATH_CHARS = 200
 
 
 class Meter:
-    """Counts and logs what the server does."""
+    """Counts and logs what the server does; logs as they were configured when it was made."""
 
     def __init__(self) -> None:
+        self._log = log.bind()
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._requests = self._counter("requests", "Requests answered.", "method", "route", "status")
         self._request_s = self._histogram("request_seconds", "From a request's first byte to its answer.", "route")
+        self._by_route: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._refusals = self._counter("refusals", "Requests refused or failed, by error.", "error")
         self._turns = self._counter("turns", "Turns answered.", "machine", "narrator")
         self._narrate_s = self._histogram("turn_narrate_seconds", "Telling a turn.", "narrator")
@@ -55,7 +57,7 @@ class Meter:
         self._narrate_s.labels(entry.narrator).observe(played.narrate_s)
         self._store_s.observe(played.store_s)
         call = current.get()
-        log.info(
+        self._log.info(
             "turn",
             request_id=call.request_id if call else None,
             session=entry.session_id,
@@ -73,19 +75,28 @@ class Meter:
     def answered(self, call: Call, method: str, route: str | None, path: str) -> None:
         """Count a request that was answered, and log its line. `path` is without its query."""
         method = method if method in _METHODS else "other"
-        self._requests.labels(method, route or "none", call.status).inc()
-        self._request_s.labels(route or "none").observe(call.ms / 1000)
+        ms = call.ms
+        count, seconds = self._of_route(method, route or "none", call.status)
+        count.inc()
+        seconds.observe(ms / 1000)
         if call.error:
             self._refusals.labels(call.error).inc()
-        log.info(
+        self._log.info(
             "request",
             request_id=call.request_id,
             method=method,
             path=path[:_PATH_CHARS],
             status=call.status,
             error=call.error,
-            ms=call.ms,
+            ms=ms,
         )
+
+    def _of_route(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+        """The request figures of a route; looking them up by their labels costs more than counting."""
+        key = (method, route, status)
+        if key not in self._by_route:
+            self._by_route[key] = self._requests.labels(*key), self._request_s.labels(route)
+        return self._by_route[key]
 
     def exposition(self) -> bytes:
         """All figures in Prometheus's text format."""

@@ -14,7 +14,6 @@ from runtime import turn
 from runtime.errors import NotImplementedYet, StoreUnavailable
 from server import openapi
 from server.body import read_body, read_json, refuse_other_types
-from server.edge import end_if_lost
 from server.house import enter
 from server.meter import CONTENT_TYPE
 from server.query import NoQuery, read_query
@@ -105,7 +104,6 @@ async def ready(request: Asked) -> ASGIApp:
     }
     if all(check["ok"] for check in checks.values()):
         return data({"status": "ready", "checks": checks})
-    end_if_lost(runtime.store)
     raise StoreUnavailable("no turn could be taken now", "Ask again later.", checks=checks)
 
 

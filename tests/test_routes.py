@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -287,6 +288,24 @@ async def test_a_store_that_fails_is_told_without_its_places(serve):
     unready = await web.ask("GET", "/ready", 503)
     assert unready["checks"]["store"] == {"ok": False}
     assert "secret" not in str(unready)
+
+
+async def test_a_journal_that_is_lost_ends_the_process_gracefully(serve):
+    class Lost(MemoryStore):
+        failed = "the disk is gone"
+
+        async def append(self, _):
+            raise errors.StoreUnavailable("the disk is gone")
+
+    web = await serve()
+    web.runtime.store = Lost()
+    signals = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
+    try:
+        await web.invoke("INIT", expect=503)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert signals == [signal.SIGTERM]
 
 
 async def test_unknown_paths_and_methods_are_in_the_envelope(web):
