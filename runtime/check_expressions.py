@@ -17,7 +17,15 @@ from runtime.model import Edge, Expr, LongDie, Path
 from runtime.shape import did_you_mean
 
 _NO_OVERLOAD = re.compile(r"found no matching overload for '(\S+)' applied to '\((.*)\)'")
-_TYPE_NAMES = {"double": "float", "string": "str", "list<string>": "set", "list<dyn>": "list", "dyn": "anything"}
+_TYPE_NAMES = {
+    "double": "float",
+    "string": "str",
+    "list<string>": "set",
+    "list(string)": "set",
+    "list<dyn>": "list",
+    "list(dyn)": "list",
+    "dyn": "anything",
+}
 _CALLS = {
     "add": "add(set, member)",
     "remove": "remove(set, member)",
@@ -159,6 +167,9 @@ def _no_name(slot: Slot, name: str, names: Names) -> str:
     if rest and beside:
         listed = ", ".join(sorted(beside)[:8])
         return f"no name '{name}' here{did_you_mean(name, beside, f'There are {listed}')}"
+    behind = next((known for known in _bare(names) if known.endswith(f".{name}")), "")
+    if behind:
+        return f"no name '{name}' here. Did you mean '{behind}'?"
     fallback = _elsewhere(slot, root) or f"A variable stands in `context`; a text in quotes: '{name}'"
     return f"no name '{name}' here{did_you_mean(name, _bare(names), fallback)}"
 
@@ -192,7 +203,7 @@ def _explained(message: str) -> tuple[str, str]:
             (mend for pattern, mend in _SYNTAX if pattern.search(message)), "Is an operator or bracket missing?"
         )
         return "E301", f"the expression can't be read: {_short(message)}. {mend}"
-    return "E301", f"the expression {message}"
+    return "E301", message if message.startswith("has(") else f"the expression {message}"
 
 
 def _short(message: str) -> str:
@@ -208,6 +219,8 @@ def _mismatch(function: str, types: str) -> str:
     if sign in {"&&", "||", "!", "? :"}:
         other = next((kind for kind in kinds if kind != "bool"), kinds[-1])
         return f"'{sign}' wants a bool and has {_a(other)}. Compare it with something"
+    if "set" in kinds and "str" in kinds:
+        return f"'{sign}' can't take a set and a str. Write member in set, add(set, member) or remove(set, member)"
     return f"'{sign}' can't take {' and '.join(map(_a, kinds))}. Compare or join values of one type"
 
 

@@ -105,6 +105,8 @@ def _of(draft: Draft, path: Path, variable: Variable) -> Iterator[Finding]:
             message = f"'of' is for enum and set, and this is {_a(variable.type)}. Delete it, or change the type"
             yield draft.at_key((*path, "of"), "E120", message)
         return
+    if any(gone[:3] == (*path, "of") for gone in draft.document.gone):
+        return
     if not variable.of:
         yield draft.at_key(path, "E120", f"{_a(variable.type)} needs its members: of: [a, b]")
         return
@@ -213,7 +215,8 @@ def _same_events(draft: Draft) -> Iterator[Finding]:
     """Events are compared without regard to case, with each other and with the states."""
     spelled = {name.casefold(): name for name in draft.definition.states}
     declared = [(name, ("events", name)) for name in draft.definition.events]
-    standing = [(edge.event, _event_path(edge)) for edge in draft.edges]
+    is_short = isinstance(draft.definition.initial, str)
+    standing = [(edge.event, _event_path(edge)) for edge in draft.edges if edge.source or not is_short]
     seen: set[str] = set()
     for name, path in (*declared, *standing):
         other = spelled.setdefault(name.casefold(), name)

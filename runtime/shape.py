@@ -59,6 +59,7 @@ _HINTS = {
 }
 
 
+_FIRST_KEYS = {"Learn": "from", "Ending": "title", "Variable": "type"}
 _STAND_INS = {"machine": "unnamed", "title": "untitled", "language": "en"}
 
 
@@ -189,6 +190,10 @@ def _unknown_keys(error: Any, path: Path) -> Iterator[Wrong]:
         message = f"the edges of '{path[-1]}' are a list: write [{{target: {error.instance['target']}, …}}]"
         yield Wrong(path, at_key=False, code="E105", message=message, cut=path)
         return
+    if title == "FreeOptions" and {"key", "text"} & set(error.kind.unexpected):
+        message = "authored options are a list: write [{key: …, text: …, target: …}]"
+        yield Wrong(path, at_key=False, code="E105", message=message, cut=path)
+        return
     for key in error.kind.unexpected:
         mend, meant = _unknown(key, title, allowed)
         message = f"no key '{key}' here. {mend}"
@@ -228,10 +233,20 @@ def _told(error: Any, path: Path) -> tuple[str, str]:
         return code, f"{value} {message}"
     if isinstance(kind, _KINDS.Enum):
         words = [str(option) for option in kind.options]
+        if len(words) == 1:
+            return "E106", f"{value} can't stand here. Write {words[0]}"
         return "E106", f"{value} is not one of {', '.join(words)}{did_you_mean(str(error.instance), words)}"
     if isinstance(kind, _KINDS.Type | _KINDS.AnyOf):
-        return "E105", f"{_name(path)} is {_wanted(error, path)}, not {_found(error.instance)}"
-    return "E110", f"{value} is {_beyond(kind)}"
+        return "E105", f"{_name(path)} is {_wanted(error, path)}, not {_found(error.instance)}{_longer(error)}"
+    is_part = isinstance(error.instance, dict | list)
+    return "E110", f"{_name(path) if is_part else value} is {_beyond(kind)}"
+
+
+def _longer(error: Any) -> str:
+    """How a value is written where only its first part stands."""
+    title = _part(error.schema_path[:-1]).get("title", "")
+    key = _FIRST_KEYS.get(title)
+    return f". Write {{{key}: {error.instance}}}" if key and isinstance(error.instance, str) else ""
 
 
 def _wanted(error: Any, path: Path) -> str:
