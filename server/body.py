@@ -114,7 +114,7 @@ def read_json(raw: bytes) -> Any:
     try:
         text = raw.decode()
         if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
-            _refuse_oddity(text, only_depth=True)
+            _refuse_depth(text)
         return _decode(text)
     except UnicodeDecodeError as error:
         before = raw[: error.start].decode()
@@ -134,35 +134,48 @@ def _malformed(what: str, before: str, hint: str) -> MalformedJson:
     return MalformedJson(f"{what}, at line {line} column {column}", hint, position=position)
 
 
-def _refuse_oddity(text: str, *, only_depth: bool = False) -> None:
+def _refuse_depth(text: str) -> None:
+    """Refuse a text that is nested too deep, before a parser recurses into it. Raises MalformedJson."""
+    depth = 0
+    for token in _TOKENS.finditer(text):
+        depth += {"open": 1, "close": -1}.get(token.lastgroup or "", 0)
+        if depth > MAX_DEPTH:
+            raise _ambiguous(f"the body is nested over {MAX_DEPTH} deep", text[: token.start()])
+
+
+def _refuse_oddity(text: str) -> None:
     """Find the first oddity of a text and refuse it with its position. Raises MalformedJson."""
-    open_keys: list[set[str] | None] = []
+    open_keys: list[set[str] | None] = []  # of each open object the keys so far; None for a list
     is_key = False
     for token in _TOKENS.finditer(text):
-        kind, shown = token.lastgroup, token[0]
-        fault = None
+        kind, written = token.lastgroup, token[0]
         if kind == "open":
-            open_keys.append(set() if shown == "{" else None)
-            if len(open_keys) > MAX_DEPTH:
-                fault = f"the body is nested over {MAX_DEPTH} deep"
+            open_keys.append(set() if written == "{" else None)
         elif kind == "close":
             del open_keys[-1:]
-        elif kind == "string" and is_key and not only_depth:
-            fault = _repeat(open_keys[-1], shown)
-        elif kind == "other" and not only_depth:
-            fault = _out_of_range(shown)
+        fault = _fault_of(written, open_keys[-1] if is_key else None)
         if fault:
-            raise _malformed(fault, text[: token.start()], "Send JSON that every reader understands alike.")
+            raise _ambiguous(fault, text[: token.start()])
         is_key = kind in {"open", "comma"} and bool(open_keys) and open_keys[-1] is not None
 
 
-def _repeat(keys: set[str] | None, written: str) -> str | None:
+def _ambiguous(what: str, before: str) -> MalformedJson:
+    return _malformed(what, before, "Send JSON that every reader understands alike.")
+
+
+def _fault_of(written: str, keys: set[str] | None) -> str | None:
+    """What is odd about a token; `keys` are those of its object, where it is a key."""
+    if written[0] == '"':
+        return _repeat(keys, written) if keys is not None else None
+    return None if written in "{}[]," else _out_of_range(written)
+
+
+def _repeat(keys: set[str], written: str) -> str | None:
     key = json.loads(written, strict=False)
-    if keys is None or key not in keys:
-        if keys is not None:
-            keys.add(key)
-        return None
-    return f"the key '{shown(key)}' stands twice in one object"
+    if key in keys:
+        return f"the key '{shown(key)}' stands twice in one object"
+    keys.add(key)
+    return None
 
 
 def _out_of_range(written: str) -> str | None:
