@@ -7,7 +7,6 @@ durable. Whatever fails on the way raises a Refusal and leaves the session as it
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -56,8 +55,8 @@ from runtime.session import (
     Rolled,
     Session,
     Told,
-    canonical,
     hash_of,
+    sha256_of,
 )
 from runtime.stores import Store
 
@@ -423,7 +422,7 @@ def record(
 
 def prompt_hash(messages: tuple[Message, ...]) -> str:
     """The SHA-256 of rendered messages, in hex: equal when a replay sees the same prompt."""
-    return hashlib.sha256(canonical(messages)).hexdigest()
+    return sha256_of(messages)
 
 
 @contextmanager
