@@ -73,10 +73,10 @@ def play(**options: Any) -> None:
     Where input is no terminal, each line is a number, or text where text is taken:
     `printf '1\n2\n' | edgewise play haunted_house --seed demo`.
     """
-    from server import play as playing  # noqa: PLC0415 - see the module
+    from server.play import flow  # noqa: PLC0415 - see the module
 
     own = {name: options.pop(name) for name in ("url", "token", "session_id", "seed", "language", "transcript")}
-    sys.exit(playing.play(_settings({**options, "store": options["store"] or "memory:"}), **own))
+    sys.exit(flow.play(_settings({**options, "store": options["store"] or "memory:"}), **own))
 
 
 @cli.command()

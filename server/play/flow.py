@@ -1,0 +1,247 @@
+"""The play itself, from the first event to the ending. Start reading at `play`."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from msgspec.structs import replace
+
+from server.build import profile_of
+from server.play import passages
+from server.play.local import Local
+from server.play.moves import Misread, Move, read
+from server.play.passages import Passage
+from server.play.remote import Remote
+from server.play.screen import Screen, screen_of_process
+from server.play.table import Answer, Card, Refused, Table
+from server.play.transcript import Transcript
+from server.play.words import bracketed, labelled, say
+from server.settings import SettingsError
+from server.typed import typed
+
+if TYPE_CHECKING:
+    from runtime.narrators.profile import Profile
+    from server.settings import Settings
+
+GOOD, WRONG_USE = 0, 2
+_Value = TypeVar("_Value")
+
+
+def play(
+    settings: Settings,
+    *,
+    url: str | None,
+    token: str | None,
+    session_id: str | None,
+    seed: str | None,
+    language: str | None,
+    transcript: Path | None,
+) -> int:
+    """Play a session to its end, or as far as the player wants; the exit code.
+
+    A session of the id given is gone on with where it exists. An existing transcript is replaced.
+    Raises DesignError for a faulty project, SettingsError, StoreUnavailable.
+    """
+    table, machine = _table(settings, url, token)
+    with asyncio.Runner() as runner:
+        seat = _Seat(runner, table)
+        try:
+            seat.wait(table.open())
+            game = _Game(seat, screen_of_process(), Transcript(transcript) if transcript else None, language)
+            return game.play(machine, session_id, seed, None if url else profile_of(settings))
+        except KeyboardInterrupt:
+            return GOOD
+        finally:
+            runner.run(table.close())
+
+
+def _table(settings: Settings, url: str | None, token: str | None) -> tuple[Table, str | None]:
+    """Where to play, and the machine asked for; None = the table's default."""
+    source = settings.sources.get("machine", "")
+    if url:
+        return Remote(url, token), settings.machine if source == "the command line" else None
+    sources = {name: where for name, where in settings.sources.items() if name != "machine"}
+    return Local(replace(settings, sources=sources)), settings.machine if source else None
+
+
+class _Seat:
+    """A table and the loop that it runs on: the play itself waits for each answer."""
+
+    def __init__(self, runner: asyncio.Runner, table: Table) -> None:
+        self._runner = runner
+        self.table = table
+
+    def wait(self, work: Coroutine[Any, Any, _Value]) -> _Value:
+        """What the work gives, or raises."""
+        return self._runner.run(work)
+
+
+class _Game:
+    """One play: who sits where, on which screen, and the machine that was chosen."""
+
+    def __init__(self, seat: _Seat, screen: Screen, transcript: Transcript | None, language: str | None) -> None:
+        self._seat = seat
+        self._screen = screen
+        self._transcript = transcript
+        self._asked_language = language
+        self._language = language or "en"
+
+    def play(self, machine: str | None, session_id: str | None, seed: str | None, model: Profile | None) -> int:
+        """Begin or go on, then turn by turn to the end; the exit code."""
+        try:
+            card, answer = self._sit_down(machine, session_id, seed)
+        except Refused as refused:
+            click.echo(str(refused), err=True)
+            return WRONG_USE
+        self._open_page(card, answer, model)
+        while not answer["session"]["ended"]:
+            line = self._screen.ask(answer, self._language)
+            following = None if line is None else self._heard(line, answer)
+            if following is None:
+                self._part(card, answer, is_input_over=line is None)
+                return GOOD
+            answer = following
+        self._farewell(card, answer)
+        return GOOD
+
+    def _sit_down(self, machine: str | None, session_id: str | None, seed: str | None) -> tuple[Card, Answer]:
+        """The machine and the first answer: a session's last one where it exists, else its first."""
+        table = self._seat.table
+        found = self._seat.wait(table.head(session_id)) if session_id else None
+        card = self._seat.wait(table.card(found["session"]["machine"] if found else machine))
+        if found:
+            self._language = self._asked_language or passages.spoken_language(found)
+            return card, found
+        self._language = self._asked_language or card.languages[0]
+        session = {"machine": card.name, **({"session_id": session_id} if session_id else {})}
+        request = {
+            "event": {"type": card.event}, "session": session, "seed": {"run_seed": seed or secrets.token_hex(4)}
+        }  # fmt: skip
+        return card, self._invoke(request)
+
+    def _invoke(self, request: dict[str, Any]) -> Answer:
+        asked = {"constraints": {"language": self._asked_language}} if self._asked_language else {}
+        with self._screen.waiting(self._language):
+            return self._seat.wait(self._seat.table.invoke({**request, **asked}))
+
+    def _open_page(self, card: Card, answer: Answer, model: Profile | None) -> None:
+        """The title, what is played and who tells it, and the first turn."""
+        language = self._language
+        base = language.partition("-")[0]
+        others = [f"--language {each}" for each in card.languages if each.partition("-")[0] != base]
+        also = bracketed(say("also_in", language, options=", ".join(others)), language) if others else ""
+        rows = [
+            ("machine", card.name + bracketed(f"{say('version', language)} {answer['session']['version']}", language)),
+            ("seed", seed_of(answer)),
+            ("language", language + also),
+            ("told_by", _asked(model, language) or passages.told_by(answer, language)),
+        ]
+        heading = [Passage(card.title_in(language), "title")]
+        notes = [Passage(labelled(say(what, language), text, language), "note", is_close=True) for what, text in rows]
+        self._screen.show([*heading, *notes], language)
+        if answer["session"]["turn"] > 1:
+            self._screen.note(say("resumed", language, turn=answer["session"]["turn"]), language)
+        self._record_beginning(card, answer)
+        self._tell(answer, "")
+
+    def _tell(self, answer: Answer, choice: str) -> None:
+        """Show a turn, and write it to the transcript."""
+        language = self._language
+        told = [*passages.ending(answer, language), *passages.told(answer, language, choice)]
+        status = passages.status_line(answer, language)
+        told += [Passage(status, "status")] if status else []
+        self._screen.show([*told, *passages.key_choices(answer, language)], language)
+        self._write(lambda transcript: transcript.turn(answer, choice, language))
+
+    def _heard(self, line: str, answer: Answer) -> Answer | None:
+        """The answer after what was typed: a new one, the same where nothing was played, None to leave."""
+        try:
+            move = read(line, answer, self._language)
+        except Misread as misread:
+            self._screen.complain(str(misread), self._language)
+            return answer
+        if isinstance(move, Move):
+            return self._played(move, answer)
+        if move == "help":
+            self._screen.note(say("help", self._language), self._language)
+        if move == "why":
+            self._screen.show(passages.why(answer, self._language), self._language)
+        return None if move == "quit" else answer
+
+    def _played(self, move: Move, answer: Answer) -> Answer:
+        """The next answer; the same where the move was refused, or where the session really stands."""
+        session = {"session_id": answer["session"]["session_id"], "expected_turn": answer["session"]["turn"]}
+        self._screen.show([Passage(f"❯ {move.told}", "choice")], self._language)
+        try:
+            following = self._invoke({**move.request, "session": session})
+        except Refused as refused:
+            self._screen.complain(str(refused), self._language)
+            return self._refreshed(answer) if refused.retry == "refresh" else answer
+        self._tell(following, move.told)
+        return following
+
+    def _refreshed(self, answer: Answer) -> Answer:
+        """Where the session stands now, told where it is another turn than the player has seen."""
+        try:
+            head = self._seat.wait(self._seat.table.head(answer["session"]["session_id"]))
+        except Refused as refused:
+            self._screen.complain(str(refused), self._language)
+            return answer
+        if head is None or head["session"]["turn"] == answer["session"]["turn"]:
+            return answer
+        self._tell(head, "")
+        return head
+
+    def _part(self, card: Card, answer: Answer, *, is_input_over: bool) -> None:
+        """Leave before the end: where the session stands, and how to go on with it."""
+        over = is_input_over and not self._screen.is_live
+        parting = say("input_ended" if over else "left", self._language, turn=answer["session"]["turn"])
+        self._screen.note(f"{parting}\n{self._way_on(card, answer)}", self._language)
+
+    def _way_on(self, card: Card, answer: Answer) -> str:
+        back = self._seat.table.way_back(answer["session"]["session_id"])
+        if back is None:
+            return say("was_in_memory", self._language, command=self._again(card, answer))
+        return say("go_on_with", self._language, command=typed("play", *back))
+
+    def _farewell(self, card: Card, answer: Answer) -> None:
+        """After the ending: who told it, and how to have the same dice again."""
+        teller = labelled(say("told_by", self._language), passages.told_by(answer, self._language), self._language)
+        again = labelled(say("again", self._language), self._again(card, answer), self._language)
+        self._screen.note(f"{teller}\n{again}", self._language)
+
+    def _again(self, card: Card, answer: Answer) -> str:
+        return typed("play", card.name, "--seed", seed_of(answer), "--language", self._language)
+
+    def _record_beginning(self, card: Card, answer: Answer) -> None:
+        if self._transcript:
+            try:
+                self._transcript.begin(card, answer, seed_of(answer), self._language)
+            except OSError as error:
+                raise SettingsError([f"--transcript can't be written: {error}"]) from error
+
+    def _write(self, work: Callable[[Transcript], None]) -> None:
+        """Add to the transcript; where that fails the play goes on without it."""
+        if self._transcript is None:
+            return
+        try:
+            work(self._transcript)
+        except OSError as error:
+            self._transcript = None
+            self._screen.complain(f"--transcript: {error}", self._language)
+
+
+def _asked(model: Profile | None, language: str) -> str:
+    """Which model will be asked, and where; '' where none is, or where a server asks."""
+    return say("asked", language, host=model.host, model=model.model) if model else ""
+
+
+def seed_of(answer: Answer) -> str:
+    """The run seed, out of the answer's trace_id: `{event}_{run_seed}_{yyyymmdd}_{turn}`."""
+    named = str(answer["payload"]["meta"]["trace_id"]).removeprefix(f"{answer['event']['type'].lower()}_")
+    return named.rsplit("_", 2)[0]

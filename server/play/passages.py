@@ -1,0 +1,183 @@
+"""An answer as passages to read, whatever machine it comes from. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from server.play.table import Answer
+from server.play.words import KNOWN, Known, bracketed, is_zh, joined, labelled, say
+
+Style = Literal["body", "speech", "aside", "title", "choice", "status", "note", "fault"]
+
+ENGINES_OWN = frozenset(
+    ["ai_state", "ending", "key_choices", "status", "outcome", "options", "inputs", "routing", "meta"]
+)
+"""What stands under `payload` beside a prompt's outputs."""
+UNLIMITED_S = 2_147_483_647
+"""What `remaining_seconds` reads where there is no limit."""
+
+
+class Passage(Struct, frozen=True):
+    """A paragraph: `label` goes before the text, '' for none; `is_close` follows without a blank line."""
+
+    text: str
+    style: Style = "body"
+    label: str = ""
+    is_close: bool = False
+
+
+class Fact(Struct, frozen=True):
+    """One shown variable; `change` says how the turn moved it, '' where the value shows it already."""
+
+    label: str
+    value: str
+    change: str = ""
+    is_moved: bool = False
+
+    def line(self, language: str) -> str:
+        """`Health 9/12 (-3)`."""
+        return f"{self.label} {self.value}" + (bracketed(self.change, language) if self.change else "")
+
+
+def told(answer: Answer, language: str, choice: str = "") -> list[Passage]:
+    """The outputs in the order that the prompt declares them.
+
+    A choice that is only told back is left out: the player has just seen it.
+    """
+    outputs = {name: value for name, value in answer["payload"].items() if name not in ENGINES_OWN}
+    found = (_passage(path, value, language) for path, value in _leaves(outputs))
+    return [each for each in found if each is not None and not (each.style == "aside" and _echoes(each.text, choice))]
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _passage(path: str, value: Any, language: str) -> Passage | None:
+    if value in (None, "", []):
+        return None
+    name = path.rpartition(".")[2]
+    humanized = name.replace("_", " ").capitalize()
+    known = KNOWN.get(path) or KNOWN.get(name) or Known(humanized, humanized)
+    return Passage(_shown(value, language), known.style, known.zh if is_zh(language) else known.en)  # type: ignore[arg-type]
+
+
+def _echoes(text: str, choice: str) -> bool:
+    return bool(choice) and choice.rstrip("。.") in text
+
+
+def _shown(value: Any, language: str) -> str:
+    if isinstance(value, bool):
+        return say("yes" if value else "no", language)
+    if isinstance(value, list):
+        return joined([_shown(each, language) for each in value], language) or say("nothing", language)
+    return str(value)
+
+
+def facts(answer: Answer, language: str) -> list[Fact]:
+    """The shown variables, each with what the turn changed."""
+    changes = {change["name"]: change for change in answer["payload"]["outcome"]["changes"]}
+    return [_fact(status, changes.get(name), language) for name, status in answer["payload"]["status"].items()]
+
+
+def _fact(status: Mapping[str, Any], change: Mapping[str, Any] | None, language: str) -> Fact:
+    if isinstance(status["value"], list):
+        return _fact_of_set(status, change, language)
+    return Fact(status["label"], _measured(status, language), _change(change, language), change is not None)
+
+
+def _fact_of_set(status: Mapping[str, Any], change: Mapping[str, Any] | None, language: str) -> Fact:
+    """A set with its new members marked by a +, and those that are gone beside it."""
+    before = status["value"] if change is None else change["from"]
+    members = [_spoken(each) if each in before else f"+{_spoken(each)}" for each in status["value"]]
+    gone = [f"-{_spoken(each)}" for each in before if each not in status["value"]]
+    value = joined(members, language) or say("nothing", language)
+    return Fact(status["label"], value, joined(gone, language), change is not None)
+
+
+def _spoken(member: str) -> str:
+    return member.replace("_", " ")
+
+
+def _measured(status: Mapping[str, Any], language: str) -> str:
+    value, most = status["value"], status["max"]
+    shown = _shown(value, language)
+    return f"{shown}/{_shown(most, language)}" if most is not None and not isinstance(value, bool) else shown
+
+
+def _change(change: Mapping[str, Any] | None, language: str) -> str:
+    if change is None:
+        return ""
+    before, after = change["from"], change["to"]
+    if isinstance(after, int | float) and not isinstance(after, bool):
+        return f"{after - before:+g}"
+    return f"← {_shown(before, language)}"
+
+
+def status_line(answer: Answer, language: str) -> str:
+    """`Health 9/12 (-3) · Bag lamp, key · 4:32 left`; '' where nothing is shown."""
+    parts = [fact.line(language) for fact in facts(answer, language)]
+    left = answer["session"]["time"]["remaining_seconds"]
+    if left != UNLIMITED_S and not answer["session"]["ended"]:
+        parts.append(say("time_left", language, time=f"{left // 60}:{left % 60:02d}"))
+    return " · ".join(parts)
+
+
+def told_by(answer: Answer, language: str) -> str:
+    """Who wrote the words: a label that every play and transcript carries."""
+    meta = answer["payload"]["meta"]
+    if meta["ai_generated"]:
+        return say("generated", language, model=meta["model"] or meta["narrator"])
+    return say("written", language)
+
+
+def ending(answer: Answer, language: str) -> list[Passage]:
+    """How it ended, and the choices that led there."""
+    end = answer["payload"].get("ending")
+    if not end:
+        return []
+    title = say("ending", language, title=end["title"])
+    if end["good"] is not None:
+        goodness = say("good" if end["good"] else "bad", language)
+        title += bracketed(goodness, language)
+    return [Passage(title, "title")]
+
+
+def key_choices(answer: Answer, language: str) -> list[Passage]:
+    """The choices that weighed most, under a heading; nothing where there are none."""
+    choices = answer["payload"].get("key_choices", [])
+    heading = [Passage(say("looking_back", language), "note")] if choices else []
+    return heading + [Passage(f"{each['turn']:>3}  {each['text']}", "aside", is_close=True) for each in choices]
+
+
+def why(answer: Answer, language: str) -> list[Passage]:
+    """What the machine settled in the last turn: its edge, dice, changes, and what is open now."""
+    outcome, meta = answer["payload"]["outcome"], answer["payload"]["meta"]
+    dice = [f"{die['name']} ({die['spec']}) = {_shown(die['value'], language)}" for die in outcome["dice"]]
+    changes = [
+        f"{each['name']} {_shown(each['from'], language)} → {_shown(each['to'], language)}"
+        for each in outcome["changes"]
+    ]
+    rows = [
+        ("edge", f"{outcome['edge']}: {outcome['from'] or '·'} → {outcome['to']}"),
+        ("dice", joined(dice, language) or say("not_changed", language)),
+        ("changes", joined(changes, language) or say("not_changed", language)),
+        ("next", joined(list(answer["payload"]["routing"]["allowed_event_types"]), language) or "-"),
+        ("told_by", f"{meta['narrator']}{labelled('', told_by(answer, language), language)}"),
+        *([("fallback", joined(meta["fallback"], language))] if meta["fallback"] else []),
+        *(("warning", warning) for warning in meta["warnings"]),
+    ]
+    return [Passage(text, "note", say(what, language), is_close=at > 0) for at, (what, text) in enumerate(rows)]
+
+
+def spoken_language(answer: Answer) -> str:
+    """The language that an answer's own words are in, as far as the terminal cares: zh or en."""
+    words = [option["text"] for option in answer["payload"]["options"]] + [part.text for part in told(answer, "en")]
+    return "zh" if any("\u4e00" <= letter <= "\u9fff" for letter in "".join(words)) else "en"

@@ -1,0 +1,91 @@
+"""A table behind HTTP: a server's own routes, for `edgewise play --url`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from server.play.local import unknown_machine
+from server.play.table import Answer, Card, Refused
+from server.typed import typed
+
+WAIT_S = 90.0
+"""Seconds for one answer: a turn's own deadline is 45 s unless the server was told otherwise."""
+
+
+class Remote:
+    """A server at a URL, with a token where it wants one."""
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        self._url = (url if "://" in url else f"http://{url}").rstrip("/")
+        self._token = token
+        self._client: httpx.AsyncClient | None = None
+
+    async def open(self) -> None:
+        """Make ready; the first request will tell whether a server answers."""
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        self._client = httpx.AsyncClient(headers=headers, timeout=httpx.Timeout(WAIT_S, connect=5.0))
+
+    async def card(self, machine: str | None) -> Card:
+        """A machine of the server. Raises Refused."""
+        listed = (await self._ask("GET", "/machines"))["items"]
+        names = [each["name"] for each in listed]
+        name = machine or next((each["name"] for each in listed if each["is_default"]), "")
+        if name not in names:
+            raise unknown_machine(name, names)
+        told = await self._ask("GET", f"/machines/{quote(name)}")
+        return Card(told["name"], told["version"], told["title"], tuple(told["languages"]), told["initial_event"])
+
+    async def head(self, session_id: str) -> Answer | None:
+        """The last answer of a session. Raises Refused where it can't be read."""
+        try:
+            data = await self._ask("GET", f"/sessions/{quote(session_id, safe='')}")
+        except Refused as refused:
+            if refused.error == "session_not_found":
+                return None
+            raise
+        answer: Answer = data["answer"]
+        return answer
+
+    async def invoke(self, request: Mapping[str, Any]) -> Answer:
+        """Play one event. Raises Refused."""
+        return await self._ask("POST", "/invoke", request)
+
+    def way_back(self, session_id: str) -> list[str] | None:
+        """The options that name the server."""
+        return ["--url", self._url, "--session", session_id]
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.aclose()
+
+    async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The `data` of a server's answer. Raises Refused for its refusals and for its silence."""
+        if self._client is None:
+            raise RuntimeError("the table is not open")
+        try:
+            response = await self._client.request(method, f"{self._url}{path}", json=body)
+            envelope = response.json()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._silent(error) from error
+        except ValueError as error:
+            raise self._stranger() from error
+        if not isinstance(envelope, dict) or not isinstance(envelope.get("data"), dict):
+            raise self._stranger()
+        if envelope.get("code"):
+            raise Refused.of(envelope)
+        data: dict[str, Any] = envelope["data"]
+        return data
+
+    def _silent(self, error: Exception) -> Refused:
+        why = f" ({error})" if str(error) else ""
+        hint = f"Is it running? {typed('serve')} starts one."
+        return Refused("unreachable", f"no answer from {self._url}{why}", hint, retry="same")
+
+    def _stranger(self) -> Refused:
+        hint = "Give the address that `edgewise serve` printed."
+        return Refused("no_edgewise", f"what answers at {self._url} is no Edgewise server", hint)

@@ -1,0 +1,78 @@
+"""Where a play sits: what the terminal needs of an engine, be it in this process or behind HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+Answer = Mapping[str, Any]
+"""An answer's `data`, as the contract has it."""
+
+
+class Card(Struct, frozen=True):
+    """What is known of a machine before it is played; `event` begins a session."""
+
+    name: str
+    version: int | str
+    title: Mapping[str, str]
+    languages: tuple[str, ...]
+    event: str
+
+    def title_in(self, language: str) -> str:
+        """The title in a language, else in the machine's own."""
+        return self.title.get(language) or self.title.get(language.partition("-")[0]) or self.title[self.languages[0]]
+
+
+class Refused(Exception):
+    """A request was refused, or never answered; the session is as it was.
+
+    `error`, `message`, `hint` and `player_message` are the envelope's; `retry` is `same`, `refresh`
+    or `never`.
+    """
+
+    def __init__(
+        self, error: str, message: str, hint: str = "", player_message: str = "", retry: str = "never"
+    ) -> None:
+        super().__init__(message)
+        self.error = error
+        self.message = message
+        self.hint = hint
+        self.player_message = player_message
+        self.retry = retry
+
+    @classmethod
+    def of(cls, envelope: Mapping[str, Any]) -> Refused:
+        """What an error's envelope says."""
+        data = envelope["data"]
+        details = [f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in data.get("details", [])]
+        why = data.get("why") or ""
+        message = "; ".join([envelope["message"], *details])
+        return cls(data["error"], message, data["hint"], why or data["player_message"], data["retry"])
+
+    def __str__(self) -> str:
+        """What a person at a terminal reads: the player's sentence, then the developer's."""
+        return "\n".join(part for part in (self.player_message, f"{self.message}. {self.hint}".strip()) if part)
+
+
+class Table(Protocol):
+    """An engine to play at."""
+
+    async def open(self) -> None:
+        """Make ready. Raises what says why it can't be."""
+
+    async def card(self, machine: str | None) -> Card:
+        """A machine, the default one where none is named. Raises Refused (machine_not_found)."""
+
+    async def head(self, session_id: str) -> Answer | None:
+        """The last answer of a session, None where there is no such session."""
+
+    async def invoke(self, request: Mapping[str, Any]) -> Answer:
+        """Play one event of the contract's shape. Raises Refused."""
+
+    def way_back(self, session_id: str) -> list[str] | None:
+        """The options of `edgewise play` that go on with a session; None where nothing keeps it."""
+
+    async def close(self) -> None:
+        """Let go of everything."""

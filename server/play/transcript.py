@@ -1,0 +1,101 @@
+"""A play as a Markdown file, written turn by turn, so that a crash loses nothing of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from server.play.passages import Passage, ending, facts, key_choices, told, told_by
+from server.play.table import Answer, Card
+from server.play.words import bracketed, labelled, say
+from server.play.wrapping import plain
+from server.typed import typed
+
+_MARKS = re.compile(r"([\\`*_\[\]<>|])")
+_LINE_START = re.compile(r"^(\s*)([#+-]|\d+[.)])(?=\s)", re.MULTILINE)
+
+
+class Transcript:
+    """The file of one play. A file that is there already is replaced when the play begins."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._told_by = ""
+
+    def begin(self, card: Card, answer: Answer, seed: str, language: str) -> None:
+        """Write the head: title, machine, seed, language, who tells, and how to play it again. Raises OSError."""
+        self._told_by = told_by(answer, language)
+        command = typed("play", card.name, "--seed", seed, "--language", language) if seed else ""
+        rows = [
+            ("machine", card.name + bracketed(f"{say('version', language)} {answer['session']['version']}", language)),
+            ("seed", seed or "?"),
+            ("language", language),
+            ("session", answer["session"]["session_id"]),
+            ("told_by", self._told_by),
+            *([("again", f"`{command}`")] if command else []),
+        ]
+        listed = "".join(f"- {labelled(say(what, language), text, language)}\n" for what, text in rows)
+        self._path.write_text(f"# {_escaped(card.title_in(language))}\n\n{listed}", encoding="utf-8")
+
+    def turn(self, answer: Answer, choice: str, language: str) -> None:
+        """Add a turn: the choice, what was told, what changed, and what was offered next."""
+        title = f"## {answer['session']['turn']}" + (f" · {_escaped(choice)}" if choice else "")
+        parts = [title, *self._teller(answer, language), *map(_paragraph(language), told(answer, language, choice))]
+        parts += [f"### {_escaped(each.text)}" for each in ending(answer, language)]
+        parts += [line for line in (_changes(answer, language), _status(answer, language)) if line]
+        parts += _listed(answer["payload"]["options"])
+        self._append([*parts, *_looking_back(answer, language)])
+
+    def _teller(self, answer: Answer, language: str) -> list[str]:
+        """Who told this turn, where it is another than before."""
+        teller = told_by(answer, language)
+        if teller == self._told_by:
+            return []
+        self._told_by = teller
+        return [f"*{labelled(say('told_by', language), _escaped(teller), language)}*"]
+
+    def _append(self, parts: Iterable[str]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write("".join(f"\n{part}\n" for part in parts))
+
+
+def _paragraph(language: str) -> Callable[[Passage], str]:
+    def written(passage: Passage) -> str:
+        text = _escaped(passage.text)
+        if passage.label:
+            return labelled(f"**{passage.label}**", text, language)
+        return {"speech": f"> {text}", "aside": f"*{text}*"}.get(passage.style, text)
+
+    return written
+
+
+def _changes(answer: Answer, language: str) -> str:
+    return _aside([fact.line(language) for fact in facts(answer, language) if fact.is_moved])
+
+
+def _status(answer: Answer, language: str) -> str:
+    """The whole status, once at the beginning; later turns tell their changes only."""
+    if answer["session"]["step"] != 1:
+        return ""
+    return _aside([f"{fact.label} {fact.value}" for fact in facts(answer, language)])
+
+
+def _aside(parts: list[str]) -> str:
+    return f"*{_escaped(' · '.join(parts))}*" if parts else ""
+
+
+def _listed(options: list[dict[str, object]]) -> list[str]:
+    rows = [f"{option['id']}. {_escaped(str(option['text']))}" for option in options]
+    return ["\n".join(rows)] if rows else []
+
+
+def _looking_back(answer: Answer, language: str) -> list[str]:
+    found = key_choices(answer, language)
+    rows = [f"- {_escaped(each.text.strip())}" for each in found[1:]]
+    return [f"#### {found[0].text}", "\n".join(rows)] if found else []
+
+
+def _escaped(text: str) -> str:
+    """A text that Markdown shows as it is."""
+    return _LINE_START.sub(r"\1\\\2", _MARKS.sub(r"\\\1", plain(text)))
