@@ -263,11 +263,14 @@ def ai_state_of(
 
     Where the narration brings none, the branch's last value stands; before any, `first`'s.
     """
-    known = activation({**scope_of(machine, session), **flattened("output", told)})
-    return {
-        name: _shown_or(expression, known, session.ai_state.get(name, first.get(name, "")))
-        for name, expression in machine.ai_state.items()
-    }
+    words = flattened("output", told)
+    known = activation({**scope_of(machine, session), **words})
+    shown: dict[str, Any] = {}
+    for name, expression in machine.ai_state.items():
+        stands = session.ai_state.get(name, first.get(name, ""))
+        is_word = expression.names == (expression.source,) and expression.source.startswith("output.")
+        shown[name] = words.get(expression.source, stands) if is_word else _shown_or(expression, known, stands)
+    return shown
 
 
 def _shown_or(expression: Expression, known: Activation, otherwise: Any) -> Any:

@@ -31,7 +31,7 @@ from runtime.errors import (
     UnknownEventType,
     ValidationError,
 )
-from runtime.machine import Considered, Machine, known_values
+from runtime.machine import Considered, Known, Machine, known_values
 from runtime.model import TEXT_MAX_CHARS, Definition, said_in
 from runtime.session import Choice, Constraints, Entry, Invoke, Offer, Role, Session
 from runtime.view import options_of
@@ -367,11 +367,14 @@ def _refuse_role(machine: Machine, event: str, role: Role) -> None:
 
 
 def _refuse_optionless(machine: Machine, session: Session, event: str) -> None:
-    """An event without an id where only options' edges stand needs one."""
-    if event not in session.routing.allowed_event_types:
+    """An event without an id where only options' edges stand needs one, unless a must edge shuts it."""
+    if not session.state:
         return
     standing = [compiled.edge for compiled in machine.table[session.state] if compiled.edge.event == event]
-    if standing and all(edge.option for edge in standing):
+    if not standing or not all(edge.option for edge in standing):
+        return
+    must = machine.open_must(session.state, known_values(scope_of(machine, session), session.used))
+    if must is None or must.edge.event == event:
         raise _not_offered(session, f"event '{event}' in state '{session.state}' needs a chosen option")
 
 
@@ -428,9 +431,9 @@ def _text(machine: Machine, event: str, payload: Mapping[str, Any], constraints:
     return next((value for name, value in words.items() if declared[name].rstrip("?") == "text"), "")
 
 
-def refuse_shut(machine: Machine, session: Session, asked: Asked) -> None:
+def refuse_shut(machine: Machine, session: Session, asked: Asked, known: Known) -> None:
     """Raise EventNotAllowed where the state has no edge for the event, or another's must edge is open."""
-    must = machine.open_must(session.state, known_values(scope_of(machine, session), session.used))
+    must = machine.open_must(session.state, known)
     if must is not None and must.edge.event != asked.event:
         raise _not_allowed(session, asked, f"edge '{must.edge.full_name}' must be taken first", must.edge.full_name)
     if not any(compiled.edge.event == asked.event for compiled in machine.table[session.state]):

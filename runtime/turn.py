@@ -201,13 +201,13 @@ async def open_session(runtime: Runtime, invoke: Invoke, session_id: str, *, is_
         if not is_free:
             raise _in_progress(session_id)
         return request.begin(machine, invoke, session_id, runtime.new_id, now_ms)
-    machine = await runtime.machine_of(head.after)
-    if request.is_first_event(machine, head.after, invoke):
-        served = request.machine_for_new(runtime.machines, runtime.default_machine, invoke)
-        if invoke.on_exists == "restart" and not is_free:
-            raise _in_progress(session_id)
-        return request.begin_again(served, machine, invoke, head, runtime.new_id, now_ms)
     with spoken_in_language(head.after.constraints.language):
+        machine = await runtime.machine_of(head.after)
+        if request.is_first_event(machine, head.after, invoke):
+            if invoke.on_exists == "restart" and not is_free:
+                raise _in_progress(session_id)
+            served = request.machine_for_new(runtime.machines, runtime.default_machine, invoke)
+            return request.begin_again(served, machine, invoke, head, runtime.new_id, now_ms)
         if head.after.ended:
             raise _ended(machine, head)
         if not is_free:
@@ -242,7 +242,7 @@ def choose_edge(opened: Opened, asked: Asked, role: Role) -> tuple[CompiledEdge,
     if not session.state:
         return machine.initial, rolled, scope
     known = known_values(scope, session.used, asked.choice.key)
-    request.refuse_shut(machine, session, asked)
+    request.refuse_shut(machine, session, asked, known)
     compiled, considered = machine.choose(session.state, asked.event, known)
     if compiled is None:
         raise request.guard_refused(machine, session, asked, considered, role)
