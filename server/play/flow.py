@@ -201,19 +201,16 @@ class _Game:
         """Leave before the end: where the session stands, and how to go on with it."""
         over = is_input_over and not self._screen.is_live
         parting = say("input_ended" if over else "left", self._language, turn=answer["session"]["turn"])
-        self._screen.note(f"{parting}\n{self._way_on(card, answer)}", self._language)
-
-    def _way_on(self, card: Card, answer: Answer) -> str:
         back = self._seat.table.way_back(answer["session"]["session_id"])
-        if back is None:
-            return say("was_in_memory", self._language, command=self._again(card, answer))
-        return say("go_on_with", self._language, command=typed("play", *back))
+        way = say("was_in_memory" if back is None else "go_on_with", self._language)
+        command = self._again(card, answer) if back is None else typed("play", *back)
+        self._screen.note(f"{parting}\n{way}", self._language, command)
 
     def _farewell(self, card: Card, answer: Answer) -> None:
         """After the ending: who told it, and how to have the same dice again."""
         teller = labelled(say("told_by", self._language), passages.told_by(answer, self._language), self._language)
-        again = labelled(say("again", self._language), self._again(card, answer), self._language)
-        self._screen.note(f"{teller}\n{again}", self._language)
+        again = labelled(say("again", self._language), "", self._language).rstrip()
+        self._screen.note(f"{teller}\n{again}", self._language, self._again(card, answer))
 
     def _again(self, card: Card, answer: Answer) -> str:
         return typed("play", card.name, "--seed", seed_of(answer), "--language", self._language)

@@ -137,7 +137,7 @@ class _Menu:
             self._press(event, line)
 
         for digit in DIGITS:
-            keys.add(digit, filter=untyped & Condition(self._is_short))(self._take_number)
+            keys.add(digit, filter=silent & Condition(self._is_short))(self._take_number)
         return keys
 
     def _move(self, by: int) -> None:
@@ -152,11 +152,9 @@ class _Menu:
         return 0 < len(self._options) < 10  # noqa: PLR2004 - ten has two digits
 
     def _take_number(self, event: KeyPressEvent) -> None:
-        offered = {str(number) for number, _ in self._options}
-        if event.data in offered:
+        """A number takes its option at once; where words are taken it may begin some, and waits for Enter."""
+        if event.data in {str(number) for number, _ in self._options}:
             event.app.exit(result=event.data)
-        elif self._takes_text:
-            self._typed.insert_text(event.data)
 
     def _press(self, event: KeyPressEvent, line: Window) -> None:
         """A key where no text is taken: a command at once, or the beginning of a typed line."""

@@ -62,11 +62,15 @@ class Screen:
         where = self._out if self.is_live else self._err
         self._print(where, self._lines(Passage(text, "fault"), language))
 
-    def note(self, text: str, language: str) -> None:
-        """Say something beside the story: to a person on the screen, else on the error stream."""
+    def note(self, text: str, language: str, command: str = "") -> None:
+        """Say something beside the story: to a person on the screen, else on the error stream.
+
+        A command stands on a line of its own, in one piece, so that it can be copied.
+        """
         gap = [""] if self.is_live else []
         where = self._out if self.is_live else self._err
-        self._print(where, [*gap, *self._lines(Passage(text, "note"), language)])
+        lines = [*gap, *self._lines(Passage(text, "note"), language)]
+        self._print(where, [*lines, f"{MARGIN}{plain(command)}"] if command else lines)
 
     def ask(self, answer: Answer, language: str) -> str | None:
         """The next line, None where the player leaves or the input has ended."""
