@@ -30,7 +30,9 @@ def init(folder: Path) -> int:
     """
     if in_the_way := sorted(each.name for each in folder.iterdir()) if folder.exists() else []:
         more = f" and {len(in_the_way) - SHOWN} more" if len(in_the_way) > SHOWN else ""
-        click.echo(f"{folder} is not empty: it holds {', '.join(in_the_way[:SHOWN])}{more}. Name a new folder.", err=True)
+        click.echo(
+            f"{folder} is not empty: it holds {', '.join(in_the_way[:SHOWN])}{more}. Name a new folder.", err=True
+        )
         return WRONG_USE
     try:
         _write(folder, project_files())
@@ -72,7 +74,7 @@ def _next_steps(folder: Path) -> list[str]:
     ]
     widest = max(len(command) for command, _ in steps)
     return [
-        f"Made a project in {folder}. Begin with {folder / 'machines' / 'first_story.yaml'}: every line says what it does.",
+        f"Made a project in {folder}. Read {folder / 'machines' / 'first_story.yaml'} first: every line says what it does.",
         "",
         *(f"  {command:<{widest}}  # {what}" for command, what in steps),
         "",

@@ -201,10 +201,12 @@ class _Game:
         """Leave before the end: where the session stands, and how to go on with it."""
         over = is_input_over and not self._screen.is_live
         parting = say("input_ended" if over else "left", self._language, turn=answer["session"]["turn"])
-        back = self._seat.table.way_back(answer["session"]["session_id"])
-        way = say("was_in_memory" if back is None else "go_on_with", self._language)
-        command = self._again(card, answer) if back is None else typed("play", *back)
-        self._screen.note(f"{parting}\n{way}", self._language, command)
+        table = self._seat.table
+        back = typed("play", *table.options, "--session", answer["session"]["session_id"])
+        way = say("go_on_with" if table.keeps_sessions else "was_in_memory", self._language)
+        self._screen.note(
+            f"{parting}\n{way}", self._language, back if table.keeps_sessions else self._again(card, answer)
+        )
 
     def _farewell(self, card: Card, answer: Answer) -> None:
         """After the ending: who told it, and how to have the same dice again."""
@@ -213,7 +215,9 @@ class _Game:
         self._screen.note(f"{teller}\n{again}", self._language, self._again(card, answer))
 
     def _again(self, card: Card, answer: Answer) -> str:
-        return typed("play", card.name, "--seed", seed_of(answer), "--language", self._language)
+        return typed(
+            "play", card.name, *self._seat.table.options, "--seed", seed_of(answer), "--language", self._language
+        )
 
     def _record_beginning(self, card: Card, answer: Answer) -> None:
         if self._transcript:

@@ -61,12 +61,16 @@ class Local:
             raise Refused.of(_decode(body)) from None
         return _decode(played.data)
 
-    def way_back(self, session_id: str) -> list[str] | None:
-        """The options that name the journal file, None for a session in memory."""
-        if self._settings.store_path is None:
-            return None
+    @property
+    def keeps_sessions(self) -> bool:
+        """Whether a journal file keeps them; memory does not."""
+        return self._settings.store_path is not None
+
+    @property
+    def options(self) -> list[str]:
+        """The project, where it is not the current folder, and the journal, where it is a file."""
         project = [] if self._settings.project == "." else ["--project", self._settings.project]
-        return ["--store", self._settings.store, *project, "--session", session_id]
+        return [*project, *(["--store", self._settings.store] if self.keeps_sessions else [])]
 
     async def close(self) -> None:
         """Close the narrator and the journal."""

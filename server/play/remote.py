@@ -54,9 +54,15 @@ class Remote:
         """Play one event. Raises Refused."""
         return await self._ask("POST", "/invoke", request)
 
-    def way_back(self, session_id: str) -> list[str] | None:
-        """The options that name the server."""
-        return ["--url", self._url, "--session", session_id]
+    @property
+    def keeps_sessions(self) -> bool:
+        """Whether a session can be gone on with: as far as one can tell from here."""
+        return True
+
+    @property
+    def options(self) -> list[str]:
+        """The server."""
+        return ["--url", self._url]
 
     async def close(self) -> None:
         """Close the connections."""

@@ -71,8 +71,13 @@ class Table(Protocol):
     async def invoke(self, request: Mapping[str, Any]) -> Answer:
         """Play one event of the contract's shape. Raises Refused."""
 
-    def way_back(self, session_id: str) -> list[str] | None:
-        """The options of `edgewise play` that go on with a session; None where nothing keeps it."""
+    @property
+    def keeps_sessions(self) -> bool:
+        """Whether a session can be gone on with after this play."""
+
+    @property
+    def options(self) -> list[str]:
+        """The options of `edgewise play` that lead to this table."""
 
     async def close(self) -> None:
         """Let go of everything."""

@@ -10,7 +10,6 @@ from server.play.passages import Passage, ending, facts, key_choices, told, told
 from server.play.table import Answer, Card
 from server.play.words import bracketed, labelled, say
 from server.play.wrapping import plain
-from server.typed import typed
 
 _MARKS = re.compile(r"([\\`*_\[\]<>|])")
 _LINE_START = re.compile(r"^(\s*)([#+-]|\d+[.)])(?=\s)", re.MULTILINE)
@@ -26,14 +25,12 @@ class Transcript:
     def begin(self, card: Card, answer: Answer, seed: str, language: str) -> None:
         """Write the head: title, machine, seed, language, who tells, and how to play it again. Raises OSError."""
         self._told_by = told_by(answer, language)
-        command = typed("play", card.name, "--seed", seed, "--language", language) if seed else ""
         rows = [
             ("machine", card.name + bracketed(f"{say('version', language)} {answer['session']['version']}", language)),
-            ("seed", seed or "?"),
+            ("seed", seed),
             ("language", language),
-            ("session", answer["session"]["session_id"]),
             ("told_by", self._told_by),
-            *([("again", f"`{command}`")] if command else []),
+            ("again", f"`edgewise play {card.name} --seed {seed} --language {language}`"),
         ]
         listed = "".join(f"- {labelled(say(what, language), text, language)}\n" for what, text in rows)
         self._path.write_text(f"# {_escaped(card.title_in(language))}\n\n{listed}", encoding="utf-8")
