@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from runtime.advance import Route, Settled, remaining_seconds
+from runtime.constraints import mask
 from runtime.model import UNLIMITED, said_in
-from runtime.session import KEY_CHOICES, Change, Entry, KeyChoice, Offer, Outcome, Session
+from runtime.session import KEY_CHOICES, Change, Entry, Offer, Outcome, Session
 
 if TYPE_CHECKING:
     from runtime.constraints import Bounds
     from runtime.machine import Machine
     from runtime.narrators import Narration
 
-ANSWER_KEYS = frozenset("ai_state ending key_choices status outcome options inputs routing meta".split())
+ANSWER_KEYS = frozenset(
+    ["ai_state", "ending", "key_choices", "status", "outcome", "options", "inputs", "routing", "meta"]
+)
 """What the engine puts under `payload`: no output of a prompt may be called so."""
 
 
@@ -92,6 +95,12 @@ def _offered_input(offer: Offer) -> dict[str, str]:
     return {**named, "text": offer.text}
 
 
+def allowed(session: Session, value: Any) -> Any:
+    """A designer's text with the session's forbidden terms masked; other values as they are."""
+    terms = session.constraints.forbidden_terms
+    return mask(value, terms) if terms and isinstance(value, str) else value
+
+
 def ending_of(machine: Machine, session: Session) -> dict[str, Any] | None:
     """{id, title, good} in a final state, None elsewhere."""
     state = machine.definition.states.get(session.state)
@@ -100,7 +109,7 @@ def ending_of(machine: Machine, session: Session) -> dict[str, Any] | None:
     title = state.ending.title if state.ending else state.label or session.state
     return {
         "id": session.state,
-        "title": said_in(title, session.constraints.language, machine.definition.language),
+        "title": allowed(session, said_in(title, session.constraints.language, machine.definition.language)),
         "good": state.ending.good if state.ending else None,
     }
 
@@ -113,7 +122,7 @@ def status_of(machine: Machine, session: Session) -> dict[str, Any]:
             "value": session.context[name],
             "min": variable.min,
             "max": variable.max,
-            "label": said_in(variable.label, language, machine.definition.language) or name,
+            "label": allowed(session, said_in(variable.label, language, machine.definition.language)) or name,
         }
         for name, variable in machine.definition.context.items()
         if variable.show and not variable.secret
@@ -143,9 +152,7 @@ def outcome_of(machine: Machine, outcome: Outcome) -> dict[str, Any]:
         "edge": outcome.edge,
         "from": outcome.source or None,
         "to": outcome.target,
-        "dice": [
-            {"name": die.name, "spec": die.spec, "value": die.value} for die in outcome.dice if not die.secret
-        ],
+        "dice": [{"name": die.name, "spec": die.spec, "value": die.value} for die in outcome.dice if not die.secret],
         "changes": msgspec.to_builtins(open_changes(machine, outcome.changes, shown_only=True)),
     }
 
@@ -155,10 +162,11 @@ def options_of(offer: Iterable[Offer]) -> list[dict[str, Any]]:
     return [msgspec.to_builtins(each) for each in offer]
 
 
-def key_choices_of(choices: tuple[KeyChoice, ...]) -> list[dict[str, Any]]:
+def key_choices_of(session: Session) -> list[dict[str, Any]]:
     """The choices that weighed most, in the order played."""
-    heaviest = sorted(choices, key=lambda choice: (-choice.weight, choice.turn))[:KEY_CHOICES]
-    return [{"turn": choice.turn, "text": choice.text} for choice in sorted(heaviest, key=lambda choice: choice.turn)]
+    heaviest = sorted(session.key_choices, key=lambda choice: (-choice.weight, choice.turn))[:KEY_CHOICES]
+    ordered = sorted(heaviest, key=lambda choice: choice.turn)
+    return [{"turn": choice.turn, "text": allowed(session, choice.text)} for choice in ordered]
 
 
 def answer_of(
@@ -166,9 +174,9 @@ def answer_of(
     warnings: Iterable[str],
 ) -> dict[str, Any]:  # fmt: skip
     """The answer's `data`, as CONTRACT has it. `event` is spelled as the client sent it."""
-    ended = {"ending": ending_of(machine, session), "key_choices": key_choices_of(session.key_choices)}
+    ended = {"ending": ending_of(machine, session), "key_choices": key_choices_of(session)}
     payload = {
-        "ai_state": session.ai_state,
+        "ai_state": {name: allowed(session, value) for name, value in session.ai_state.items()},
         **narration.output,
         **(ended if session.ended else {}),
         "status": status_of(machine, session),
