@@ -74,7 +74,7 @@ def _next_steps(folder: Path) -> list[str]:
     ]
     widest = max(len(command) for command, _ in steps)
     return [
-        f"Made a project in {folder}. Read {folder / 'machines' / 'first_story.yaml'} first: every line says what it does.",
+        f"Made a project in {folder}. Read machines/first_story.yaml first: every line says what it does.",
         "",
         *(f"  {command:<{widest}}  # {what}" for command, what in steps),
         "",

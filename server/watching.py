@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 LOOK_EVERY_S = 0.2
 WATCHED = ("machines", "prompts")
 FAULTY = 1
-_RUN = "from server.cli import main; main()"
 
 Seen = Mapping[str, tuple[int, int]]
 """File → (time of change in ns, size in bytes)."""
@@ -94,7 +93,7 @@ def _start(settings: Settings) -> subprocess.Popen[bytes]:
     told = [name for name, source in settings.sources.items() if source == "the command line" and name != "dev"]
     options = [f"--{name.replace('_', '-')}={_written(getattr(settings, name))}" for name in told if name != "open"]
     flags = ["--open"] if "open" in told and settings.open else []
-    command = [sys.executable, "-P", "-c", _RUN, "serve", *options, *flags]
+    command = [sys.executable, "-P", "-m", "server", "serve", *options, *flags]
     environment = {**os.environ, variable_of("dev"): "false"}
     # A group of its own: a terminal's Ctrl-C reaches the watcher alone, which asks the child once.
     return subprocess.Popen(command, env=environment, process_group=0)  # noqa: S603 - our own command

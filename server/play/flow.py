@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -23,6 +24,7 @@ from server.play.transcript import Transcript
 from server.play.words import bracketed, labelled, say
 from server.settings import SettingsError
 from server.typed import typed
+from server.wire import ID_PATTERN
 
 if TYPE_CHECKING:
     from runtime.narrators.profile import Profile
@@ -96,7 +98,7 @@ class _Game:
         try:
             card, answer = self._sit_down(machine, session_id, seed)
         except Refused as refused:
-            click.echo(str(refused), err=True)
+            click.echo(f"{refused.message}. {refused.hint}".strip(), err=True)
             return WRONG_USE
         self._open_page(card, answer, model)
         while not answer["session"]["ended"]:
@@ -112,8 +114,11 @@ class _Game:
     def _sit_down(self, machine: str | None, session_id: str | None, seed: str | None) -> tuple[Card, Answer]:
         """The machine and the first answer: a session's last one where it exists, else its first."""
         table = self._seat.table
+        _refuse_strange({"--seed": seed, "--session": session_id})
         found = self._seat.wait(table.head(session_id)) if session_id else None
         card = self._seat.wait(table.card(found["session"]["machine"] if found else machine))
+        if self._asked_language:
+            _refuse_foreign(self._asked_language, card)
         if found:
             self._language = self._asked_language or passages.spoken_language(found)
             return card, found
@@ -235,6 +240,22 @@ class _Game:
         except OSError as error:
             self._transcript = None
             self._screen.complain(f"--transcript: {error}", self._language)
+
+
+def _refuse_strange(ids: dict[str, str | None]) -> None:
+    """Refuse a seed or a session that no request could carry. Raises Refused."""
+    for option, value in ids.items():
+        if value is not None and not re.fullmatch(ID_PATTERN, value):
+            hint = "Use letters, digits and _ . : - only, at most 128 of them."
+            raise Refused("wrong_use", f"{option} {value!r} can't be used", hint)
+
+
+def _refuse_foreign(language: str, card: Card) -> None:
+    """Refuse a language that the machine does not offer. Raises Refused."""
+    bases = {each.partition("-")[0] for each in card.languages}
+    if language.partition("-")[0] not in bases:
+        offered = " or ".join(f"--language {each}" for each in card.languages)
+        raise Refused("wrong_use", f"machine '{card.name}' has no language {language!r}", f"Use {offered}.")
 
 
 def _asked(model: Profile | None, language: str) -> str:

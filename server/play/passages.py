@@ -7,17 +7,12 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from runtime.model import UNLIMITED
+from runtime.view import ANSWER_KEYS
 from server.play.table import Answer
 from server.play.words import KNOWN, Known, bracketed, is_zh, joined, labelled, say
 
 Style = Literal["body", "speech", "aside", "title", "choice", "status", "note", "fault"]
-
-ENGINES_OWN = frozenset(
-    ["ai_state", "ending", "key_choices", "status", "outcome", "options", "inputs", "routing", "meta"]
-)
-"""What stands under `payload` beside a prompt's outputs."""
-UNLIMITED_S = 2_147_483_647
-"""What `remaining_seconds` reads where there is no limit."""
 
 
 class Passage(Struct, frozen=True):
@@ -47,7 +42,7 @@ def told(answer: Answer, language: str, choice: str = "") -> list[Passage]:
 
     A choice that is only told back is left out: the player has just seen it.
     """
-    outputs = {name: value for name, value in answer["payload"].items() if name not in ENGINES_OWN}
+    outputs = {name: value for name, value in answer["payload"].items() if name not in ANSWER_KEYS}
     found = (_passage(path, value, language) for path, value in _leaves(outputs))
     return [each for each in found if each is not None and not (each.style == "aside" and _echoes(each.text, choice))]
 
@@ -125,7 +120,7 @@ def status_line(answer: Answer, language: str) -> str:
     """`Health 9/12 (-3) · Bag lamp, key · 4:32 left`; '' where nothing is shown."""
     parts = [fact.line(language) for fact in facts(answer, language)]
     left = answer["session"]["time"]["remaining_seconds"]
-    if left != UNLIMITED_S and not answer["session"]["ended"]:
+    if left != UNLIMITED and not answer["session"]["ended"]:
         parts.append(say("time_left", language, time=f"{left // 60}:{left % 60:02d}"))
     return " · ".join(parts)
 

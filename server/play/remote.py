@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 
 from server.play.local import unknown_machine
 from server.play.table import Answer, Card, Refused
+from server.settings import is_loopback
 from server.typed import typed
 
 WAIT_S = 90.0
 """Seconds for one answer: a turn's own deadline is 45 s unless the server was told otherwise."""
+
+CONNECT_S = 5.0
 
 
 class Remote:
@@ -27,7 +30,10 @@ class Remote:
     async def open(self) -> None:
         """Make ready; the first request will tell whether a server answers."""
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        self._client = httpx.AsyncClient(headers=headers, timeout=httpx.Timeout(WAIT_S, connect=5.0))
+        timeout = httpx.Timeout(WAIT_S, connect=CONNECT_S)
+        # No proxy stands between this machine and itself, whatever the environment says.
+        is_near = is_loopback(urlsplit(self._url).hostname or "")
+        self._client = httpx.AsyncClient(headers=headers, timeout=timeout, trust_env=not is_near)
 
     async def card(self, machine: str | None) -> Card:
         """A machine of the server. Raises Refused."""

@@ -48,7 +48,7 @@ class Refused(Exception):
         data = envelope["data"]
         details = [f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in data.get("details", [])]
         why = data.get("why") or ""
-        message = "; ".join([envelope["message"], *details])
+        message = "; ".join(details) or envelope["message"]
         return cls(data["error"], message, data["hint"], why or data["player_message"], data["retry"])
 
     def __str__(self) -> str:
