@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,3 +99,26 @@ class Page(Struct, frozen=True):
 def ticked(cell: str) -> list[str]:
     """What stands in backticks."""
     return re.findall(r"`([^`]+)`", cell)
+
+
+class Shell:
+    """Runs a page's commands in a folder: `edgewise` and `pytest` are this checkout's, all else is default."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._bin = folder / ".bin"
+        self._bin.mkdir(exist_ok=True)
+        for name, module in (("edgewise", "server"), ("pytest", "pytest")):
+            stub = self._bin / name
+            stub.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n', encoding="utf-8")
+            stub.chmod(0o755)
+
+    def run(self, command: str) -> subprocess.CompletedProcess[str]:
+        """What the command printed; its input is empty."""
+        mine = {name: value for name, value in os.environ.items() if not name.startswith(("EDGEWISE_", "DEEPSEEK_"))}
+        path = f"{self._bin}{os.pathsep}{os.environ.get('PATH', '')}"
+        environment = {**mine, "PATH": path, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            ["sh", "-c", command], cwd=self.folder, env=environment, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip

@@ -1,0 +1,222 @@
+"""README.md, tests/README.md and machines/README.md do what they say: commands, code, tables and links.
+
+`sh` blocks are run line by line in a copy of the project with nothing but defaults; a line that installs uv is not.
+`edgewise` and `python3 -m uv run` stand for this very checkout, `pytest` for collecting some of its tests, and port 8000
+for a free one. In `console` blocks the output must be what is printed. `python` blocks are run.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pages import ROOT, Block, Page, Shell, ticked
+from served import Process, runtime_of, serving, shipped
+from test_check import expected_of
+from test_docs_machines import bundles
+
+from runtime import loader
+from runtime.model import said_in
+from server.refusals import TABLE, kinds
+from server.settings import ELSEWHERE, Settings, load
+
+README = Page(ROOT / "README.md")
+TESTS = Page(ROOT / "tests" / "README.md")
+MACHINES = Page(ROOT / "machines" / "README.md")
+CHANGELOG = Page(ROOT / "CHANGELOG.md")
+PAGES = (README, TESTS, MACHINES, CHANGELOG)
+ADDRESS = "http://127.0.0.1:8000"
+UV = "uv run "
+
+
+def commands(page: Page) -> list[str]:
+    """The lines of a page's `sh` blocks, without comments."""
+    lines = [line for block in page.blocks("sh") for line in block.text.splitlines()]
+    return [re.sub(r"\s+# .*", "", line) for line in lines]
+
+
+def own(command: str) -> str:
+    """A command without what installs uv, and with uv's commands as this checkout's."""
+    _, is_run, rest = command.rpartition(UV)
+    before = re.match(r"(\w+=\S+ )*", command)
+    return f"{before[0] if before else ''}{rest}" if is_run else command
+
+
+ALL = [own(command) for page in (README, TESTS, MACHINES) for command in commands(page)]
+PLAIN = [command for command in ALL if "edgewise serve" not in command and not command.startswith(("curl", "uv"))]
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """A shell in a project that holds what this one holds, and the machines of the machines' page."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for path in ROOT.iterdir():
+        if path.name not in {"machines", "data"} and not path.name.startswith("."):
+            (folder / path.name).symlink_to(path)
+    (folder / "machines").mkdir()
+    for path in (ROOT / "machines").iterdir():
+        (folder / "machines" / path.name).symlink_to(path)
+    for name, text in bundles()["attic"].items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return Shell(folder)
+
+
+def collecting(command: str) -> str:
+    """A command of pytest's collects, and where it would collect everything, the tests of one file."""
+    everything = "" if "tests/" in command else " tests/test_dice.py"
+    return re.sub(r"\bpytest\b(.*)", rf"pytest --collect-only\1{everything}", command)
+
+
+@pytest.mark.slow
+def test_every_command_works(shell: Shell) -> None:
+    """In the order of the pages: a project that one command makes is there for the next."""
+    for command in dict.fromkeys(PLAIN):
+        done = shell.run(collecting(command))
+
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.slow
+def test_the_machines_page_prints_what_check_prints(tmp_path: Path) -> None:
+    for files in bundles().values():
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text, encoding="utf-8")
+    for block in MACHINES.blocks("console"):
+        command, _, printed = block.text.removeprefix("$ ").partition("\n")
+
+        assert Shell(tmp_path).run(command).stdout == printed
+
+
+@pytest.mark.slow
+def test_the_serving_command_serves_this_project(tmp_path: Path) -> None:
+    assert [command for command in ALL if "serve" in command] == ["edgewise serve"] * 2
+
+    with Process(ROOT, tmp_path / "journal.duckdb") as process:
+        assert process.url.startswith("http://127.0.0.1:")
+
+
+def test_only_uv_is_installed_by_hand() -> None:
+    """What a fresh machine needs is what the page says: python3 and pip."""
+    installing = [command for command in commands(README) if "install" in command]
+
+    assert [re.findall(r"install (\S+)", command) for command in installing] == [["uv"], ["uv"]]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A server of the machines that ship, haunted_house first."""
+    machines = shipped()
+    with serving(runtime_of(machines["haunted_house"], *machines.values())) as server:
+        yield server.url
+
+
+def covers(shown: Any, whole: Any) -> bool:
+    """Whether a shortened answer is part of a whole one; `…` stands for any text."""
+    if shown == "…":
+        return isinstance(whole, str) and whole != ""
+    if isinstance(shown, Mapping) and isinstance(whole, Mapping):
+        return all(key in whole and covers(value, whole[key]) for key, value in shown.items())
+    if isinstance(shown, list) and shown and isinstance(whole, list):
+        return len(shown) <= len(whole) and all(map(covers, shown, whole))
+    return bool(shown == whole)
+
+
+def test_the_first_request_is_answered_as_shown(address: str, tmp_path: Path) -> None:
+    (command,) = [command for command in commands(README) if command.startswith("curl")]
+    (shown,) = README.blocks("json")
+
+    for _ in range(2):
+        done = Shell(tmp_path).run(command.replace(ADDRESS, address))
+        assert done.returncode == 0, done.stderr
+        assert covers(json.loads(shown.text), json.loads(done.stdout))
+
+
+def test_the_clients_loop_plays_to_an_end(address: str, tmp_path: Path) -> None:
+    (loop,) = README.blocks("python")
+    (tmp_path / "loop.py").write_text(loop.text.replace(ADDRESS, address), encoding="utf-8")
+
+    done = Shell(tmp_path).run(f'"{sys.executable}" loop.py')
+
+    endings = [state.ending for state in shipped()["haunted_house"].definition.states.values() if state.ending]
+    assert done.stdout.strip() in [said_in(ending.title, "zh") for ending in endings], done.stderr
+
+
+def examples_of(block: Block) -> dict[str, Any]:
+    """The test functions that a python block defines."""
+    space: dict[str, Any] = {}
+    exec(compile(block.text, f"tests/README.md:{block.line}", "exec"), space)  # noqa: S102 - the page's own code
+    return {name: value for name, value in space.items() if name.startswith("test_")}
+
+
+@pytest.mark.parametrize("block", TESTS.blocks("python"), ids=lambda block: block.section)
+async def test_an_example_of_a_test_passes(start: Any, block: Block) -> None:
+    (example,) = examples_of(block).values()
+    done = example(**({"start": start} if "start" in inspect.signature(example).parameters else {}))
+    if inspect.isawaitable(done):
+        await done
+
+
+def test_the_example_of_a_broken_file_is_told_as_it_says() -> None:
+    (block,) = TESTS.blocks("yaml")
+    files = {"machines/x.yaml": block.text}
+
+    assert [str(finding) for finding in loader.findings_of(files)] == expected_of(files)
+
+
+# --- tables and links ---
+
+
+def test_the_errors_are_those_of_the_server() -> None:
+    retry = {kind.code: kind.retry for kind in kinds()}
+
+    written = [(int(status), ticked(error)[0], again, about) for status, error, again, about in README.table("Errors")]
+
+    assert written == [(row.status, code, retry[code], row.about) for code, row in TABLE.items()]
+
+
+def test_the_settings_are_those_of_the_server(tmp_path: Path) -> None:
+    listing = load({}, environ={}, dotenv=tmp_path / ".env").listing()
+    defaults = {each.variable: each.value for each in listing} | {"EDGEWISE_STORE": "duckdb:…/data/edgewise.duckdb"}
+
+    written = {ticked(variable)[0]: (ticked(default), about) for variable, default, about in README.table("Settings")}
+
+    assert written == {
+        each.variable: ([defaults[each.variable]] if defaults[each.variable] else [], each.about) for each in listing
+    }
+    assert len(written) == len(set(Settings.__struct_fields__) - {"sources", "warnings"})
+
+
+def test_no_page_names_a_setting_that_is_none() -> None:
+    known = {each.variable for each in load({}, environ={}).listing()} | ELSEWHERE | {"EDGEWISE_TEST_SCALE"}
+    for page in PAGES:
+        assert set(re.findall(r"\bEDGEWISE_[A-Z_]+[A-Z]", page.text)) <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.path.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Page) -> None:
+    for path, anchor in page.links():
+        target = page.path.parent / path
+        assert target.exists(), path
+        assert not anchor or anchor in (Page(target) if path else page).anchors(), anchor
+
+
+def test_every_file_of_tests_stands_in_the_table_once() -> None:
+    """A tester finds the file of a concept, and no file is named that isn't there."""
+    named = re.findall(r"\((test_\w+\.py)\)", TESTS.section("Where things are"))
+
+    assert len(named) == len(set(named))
+    assert set(named) <= {path.name for path in (ROOT / "tests").glob("test_*.py")}
+
+
+def test_a_newcomer_finds_a_first_file_at_once() -> None:
+    """Each of the three users has a section that begins with the first file to open, and the page stays short."""
+    for heading in ("I call it: clients", "I write it: designers", "I test it: testers"):
+        assert README.section(heading).strip().startswith("**First file: [")
+    assert README.text.count("\n") <= 260
