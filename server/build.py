@@ -8,9 +8,7 @@ from urllib.parse import urlsplit
 
 from runtime.loader import load_project
 from runtime.narrators.offline import Offline
-from runtime.narrators.openai import OpenAI
 from runtime.narrators.profile import DEEPSEEK, DEEPSEEK_MODEL, Profile, deepseek
-from runtime.stores.duckdb import DuckDBStore
 from runtime.stores.memory import MemoryStore
 from runtime.turn import Played, Runtime
 from server.settings import Settings, SettingsError, variable_of
@@ -41,7 +39,11 @@ def build_runtime(settings: Settings, observe: Callable[[Played], None] = lambda
 def store_of(settings: Settings) -> Store:
     """The journal; not open yet."""
     path = settings.store_path
-    return MemoryStore() if path is None else DuckDBStore(path, url_of(settings))
+    if path is None:
+        return MemoryStore()
+    from runtime.stores.duckdb import DuckDBStore  # noqa: PLC0415 - takes longer to import than a play to begin
+
+    return DuckDBStore(path, url_of(settings))
 
 
 def url_of(settings: Settings) -> str:
@@ -54,7 +56,11 @@ def url_of(settings: Settings) -> str:
 def narrator_of(settings: Settings) -> Narrator:
     """Who tells the turns. Raises SettingsError."""
     profile = profile_of(settings)
-    return Offline() if profile is None else OpenAI(profile)
+    if profile is None:
+        return Offline()
+    from runtime.narrators.openai import OpenAI  # noqa: PLC0415 - takes longer to import than a play to begin
+
+    return OpenAI(profile)
 
 
 def profile_of(settings: Settings) -> Profile | None:

@@ -17,7 +17,6 @@ from server.play import passages
 from server.play.local import Local
 from server.play.moves import Misread, Move, read
 from server.play.passages import Passage
-from server.play.remote import Remote
 from server.play.screen import Screen, screen_of_process
 from server.play.table import Answer, Card, Refused, Table
 from server.play.transcript import Transcript
@@ -66,6 +65,8 @@ def _table(settings: Settings, url: str | None, token: str | None) -> tuple[Tabl
     """Where to play, and the machine asked for; None = the table's default."""
     source = settings.sources.get("machine", "")
     if url:
+        from server.play.remote import Remote  # noqa: PLC0415 - takes longer to import than a play to begin
+
         return Remote(url, token), settings.machine if source == "the command line" else None
     sources = {name: where for name, where in settings.sources.items() if name != "machine"}
     return Local(replace(settings, sources=sources)), settings.machine if source else None
