@@ -1,8 +1,8 @@
 """README.md, tests/README.md and machines/README.md do what they say: commands, code, tables and links.
 
 `sh` blocks are run line by line in a copy of the project with nothing but defaults; a line that installs uv is not.
-`edgewise` and `python3 -m uv run` stand for this very checkout, `pytest` for collecting some of its tests, and port 8000
-for a free one. In `console` blocks the output must be what is printed. `python` blocks are run.
+`edgewise` and `python3 -m uv run` stand for this very checkout, `pytest` for collecting some of its tests, and port
+8000 for a free one. In `console` blocks the output must be what is printed. `python` blocks are run.
 """
 
 from __future__ import annotations
