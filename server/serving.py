@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -116,13 +116,21 @@ def _run(server: _Server, listener: socket.socket, runtime: Runtime) -> int:
 async def _serve(server: _Server, listener: socket.socket) -> None:
     """Serve inside the application's lifespan: it opens the journal, and lets the last turns finish."""
     app: Any = server.config.app
-    with _stopping(server):
-        async with AsyncExitStack() as life:
-            try:
-                await life.enter_async_context(app.lifespan())
-            except OSError as error:
-                raise SettingsError([f"the journal can't be opened: {error}; see {variable_of('store')}"]) from error
-            await server.serve([listener])
+    try:
+        with _stopping(server):
+            async with app.lifespan():
+                await server.serve([listener])
+    except ExceptionGroup as group:  # Litestar's lifespan is a task group, which wraps what its body raises
+        raise _told(group) from group
+
+
+def _told(error: Exception) -> Exception:
+    """What really happened, out of its groups; a journal that can't be opened in a sentence."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if isinstance(error, OSError):
+        return SettingsError([f"the journal can't be opened: {error}; see {variable_of('store')}"])
+    return error
 
 
 @contextmanager

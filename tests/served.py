@@ -70,7 +70,7 @@ class Server:
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen(256)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        config = uvicorn.Config(create_app(settings, runtime), log_config=None, log_level="error", lifespan="on")
+        config = uvicorn.Config(create_app(settings, runtime), log_config=None, lifespan="on")
         self._server = uvicorn.Server(config)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="served", daemon=True)
@@ -129,9 +129,13 @@ class Web:
 
     def raw(self, body: bytes, expect: int = 200, **headers: str) -> Any:
         """POST /invoke with these very bytes, called JSON unless a header says otherwise."""
-        return self.ask("POST", "/invoke", expect, content=body, headers={"Content-Type": "application/json", **headers})
+        return self.ask(
+            "POST", "/invoke", expect, content=body, headers={"Content-Type": "application/json", **headers}
+        )
 
-    def invoke(self, session_id: str, event: str | None = None, option: int | None = None, expect: int = 200, **more: Any) -> Any:
+    def invoke(
+        self, session_id: str, event: str | None = None, option: int | None = None, expect: int = 200, **more: Any
+    ) -> Any:
         """One event or option of a session; further parts of the request by their names."""
         headers = more.pop("headers", None)
         payload = {**({} if option is None else {"selected_option_id": option}), **more.pop("payload", {})}
@@ -239,10 +243,15 @@ class Process:
             self._lines.put(line)
         self._lines.put(None)
 
-    def _listening(self) -> str:
-        while (line := self._lines.get(timeout=PATIENCE_S)) is not None:
-            if " listens on " in line:
-                return line.split(" listens on ")[1].split()[0]
+    def next_line(self) -> str:
+        """The next line that it prints; fails where it ends instead."""
+        if (line := self._lines.get(timeout=PATIENCE_S)) is not None:
+            return line
         self.child.wait(PATIENCE_S)
         message = f"the server ended with {self.child.returncode}: {self.log.read_text(encoding='utf-8')}"
         raise AssertionError(message)
+
+    def _listening(self) -> str:
+        while " listens on " not in (line := self.next_line()):
+            pass
+        return line.split(" listens on ")[1].split()[0]
