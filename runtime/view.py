@@ -115,7 +115,7 @@ def ending_of(machine: Machine, session: Session) -> dict[str, Any] | None:
 
 
 def status_of(machine: Machine, session: Session) -> dict[str, Any]:
-    """The shown variables: {hp: {value, min, max, label}}."""
+    """The shown variables: {hp: {value, min, max, label, text}}; `text` is the value as it is spoken."""
     language = session.constraints.language
     return {
         name: {
@@ -123,10 +123,21 @@ def status_of(machine: Machine, session: Session) -> dict[str, Any]:
             "min": variable.min,
             "max": variable.max,
             "label": allowed(session, said_in(variable.label, language, machine.definition.language)) or name,
+            "text": spoken(machine, session, name, session.context[name]),
         }
         for name, variable in machine.definition.context.items()
         if variable.show and not variable.secret
     }
+
+
+def spoken(machine: Machine, session: Session, name: str, value: Any) -> Any:
+    """A variable's value in the `words` of the machine's fragments; a set's members one by one."""
+    if isinstance(value, list):
+        return [spoken(machine, session, name, member) for member in value]
+    fragments = machine.fragments_for(session.constraints.language)
+    words = fragments.words.get(name, {}) if fragments else {}
+    written = str(value).lower() if isinstance(value, bool) else str(value)
+    return allowed(session, words.get(written, written.replace("_", " ")))
 
 
 def session_of(machine: Machine, session: Session) -> dict[str, Any]:

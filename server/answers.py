@@ -99,12 +99,13 @@ class OutcomeTold(Shape, frozen=True):
 
 
 class StatusTold(Shape, frozen=True):
-    """A shown variable."""
+    """A shown variable; `text` is its value in words, for a set one word a member."""
 
     value: bool | int | float | str | list[str]
     min: float | None
     max: float | None
     label: str
+    text: str | list[str]
 
 
 class EndingTold(Shape, frozen=True):

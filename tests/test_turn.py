@@ -45,7 +45,7 @@ async def test_a_turn_takes_the_edge_and_tells_it(start):
         "dice": [],
         "changes": [{"name": "hp", "from": 11, "to": 6}],
     }
-    assert hit["payload"]["status"]["hp"] == {"value": 6, "min": 0, "max": 12, "label": "Health"}
+    assert hit["payload"]["status"]["hp"] == {"value": 6, "min": 0, "max": 12, "label": "Health", "text": "6"}
     assert "It hurts." in hit["payload"]["scene"]
     assert (hit["session"]["turn"], hit["session"]["step"]) == (2, 2)
 

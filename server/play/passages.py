@@ -91,19 +91,17 @@ def _fact(status: Mapping[str, Any], change: Mapping[str, Any] | None, language:
 def _fact_of_set(status: Mapping[str, Any], change: Mapping[str, Any] | None, language: str) -> Fact:
     """A set with its new members marked by a +, and those that are gone beside it."""
     before = status["value"] if change is None else change["from"]
-    members = [_spoken(each) if each in before else f"+{_spoken(each)}" for each in status["value"]]
-    gone = [f"-{_spoken(each)}" for each in before if each not in status["value"]]
+    words = dict(zip(status["value"], status["text"], strict=True))
+    members = [spoken if each in before else f"+{spoken}" for each, spoken in words.items()]
+    gone = [f"-{each.replace('_', ' ')}" for each in before if each not in words]
     value = joined(members, language) or say("nothing", language)
     return Fact(status["label"], value, joined(gone, language), change is not None)
 
 
-def _spoken(member: str) -> str:
-    return member.replace("_", " ")
-
-
 def _measured(status: Mapping[str, Any], language: str) -> str:
     value, most = status["value"], status["max"]
-    shown = _shown(value, language)
+    told = status["text"] not in (str(value), str(value).lower())
+    shown = status["text"] if told else _shown(value, language)
     return f"{shown}/{_shown(most, language)}" if most is not None and not isinstance(value, bool) else shown
 
 
