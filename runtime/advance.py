@@ -19,6 +19,7 @@ from runtime import dice as dice_rules
 from runtime.errors import MachineFault
 from runtime.expression import Activation, EvaluationError, Expression, NotKnown, activation, evaluate
 from runtime.machine import (
+    WAITS,
     Assign,
     CompiledEdge,
     Considered,
@@ -318,10 +319,8 @@ class _Here:
         self.must = machine.open_must(session.state, self.plain)
         self.judged: dict[CompiledEdge, Considered] = {}
 
-    def with_choice(self, compiled: CompiledEdge, choice: Choice) -> Known:
-        """The same, with an option chosen; new values are bound only for guards that read them."""
-        if not compiled.reads_option:
-            return replace(self.plain, option=choice.key)
+    def with_choice(self, choice: Choice) -> Known:
+        """The same, with an option chosen."""
         chosen = {"option.key": choice.key, "option.kind": choice.kind}
         return known_values({**self.scope, **chosen}, self.used, choice.key)
 
@@ -339,8 +338,7 @@ def _offered(here: _Here) -> Candidates:
         return _drawn_kinds(here)
     for compiled in here.edges:
         if compiled.edge.option and not here.is_shut(compiled.edge.event):
-            chosen = here.with_choice(compiled, Choice(key=compiled.edge.option))
-            here.judged[compiled] = _held_open(consider(compiled, chosen))
+            here.judged[compiled] = _before_choice(here, compiled)
     leading = {compiled.edge.option for compiled, each in here.judged.items() if each.verdict != "closed"}
     language = here.session.constraints.language
     fallback = here.machine.definition.language
@@ -353,7 +351,8 @@ def _offered(here: _Here) -> Candidates:
 
 def _kind_leads_on(here: _Here, event: str, kind: str) -> bool:
     own = (each for each in here.edges if each.edge.event == event and not each.edge.option)
-    return any(consider(each, here.with_choice(each, Choice(kind=kind))).verdict != "closed" for each in own)
+    known = here.with_choice(Choice(kind=kind))
+    return any(consider(each, known).verdict != "closed" for each in own)
 
 
 def _drawn_kinds(here: _Here) -> Candidates:
@@ -389,14 +388,17 @@ def _judged(here: _Here, compiled: CompiledEdge, choices: Candidates) -> Conside
     if not compiled.reads_option:
         return consider(compiled, here.plain)
     tried = [choice for choice, event in choices if event == edge.event] or [Choice()]
-    return _of_all([consider(compiled, here.with_choice(compiled, choice)) for choice in tried])
+    return _of_all([consider(compiled, here.with_choice(choice)) for choice in tried])
 
 
-def _held_open(considered: Considered) -> Considered:
-    """An option's edge is open only once it is chosen: until then it depends."""
+def _before_choice(here: _Here, compiled: CompiledEdge) -> Considered:
+    """An option's edge is open only once it is chosen: until then it depends, or is closed all the same."""
+    if not compiled.reads_option:
+        return consider(compiled, here.plain)
+    considered = consider(compiled, here.with_choice(Choice(key=compiled.edge.option)))
     if considered.verdict == "closed":
         return considered
-    return replace(considered, verdict="depends", reason="waits for the choice")
+    return replace(considered, verdict="depends", reason=WAITS)
 
 
 def _of_all(considered: list[Considered]) -> Considered:
@@ -404,7 +406,7 @@ def _of_all(considered: list[Considered]) -> Considered:
     verdicts = {each.verdict for each in considered}
     if len(verdicts) == 1:
         return considered[0]
-    return replace(considered[0], verdict="depends", reason="waits for the choice")
+    return replace(considered[0], verdict="depends", reason=WAITS)
 
 
 def _suggested(considered: list[Considered]) -> tuple[str, ...]:
@@ -423,16 +425,18 @@ def _ends(machine: Machine, considered: list[Considered], event: str | None) -> 
     return bool(could) and all(machine.definition.states[target].is_final for target in could)
 
 
-def needs_payload(machine: Machine, event: str) -> bool:
-    """Whether an event has a field that must be sent."""
+def _is_sent_bare(machine: Machine, event: str) -> bool:
+    """Whether any player may send an event with nothing but its name."""
     declared = machine.definition.events.get(event)
-    return declared is not None and any(not kind.endswith("?") for kind in declared.payload.values())
+    if declared is None:
+        return True
+    return declared.role == "player" and all(kind.endswith("?") for kind in declared.payload.values())
 
 
 def _continue(here: _Here, following: str | None, suggested: tuple[str, ...]) -> tuple[Offer, ...]:
-    """The one option where there is nothing to choose; () where every event needs a payload."""
+    """The one option where there is nothing to choose; () where every event needs a payload or an operator."""
     events = [event for event in (following, *suggested) if event is not None]
-    event = next((event for event in events if not needs_payload(here.machine, event)), None)
+    event = next((event for event in events if _is_sent_bare(here.machine, event)), None)
     text = said_in(CONTINUE_TEXT, here.session.constraints.language, "en")
     return () if event is None else (Offer(1, text, event, CONTINUE),)
 

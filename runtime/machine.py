@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 logging.getLogger("transitions").setLevel(logging.WARNING)
 
+WAITS = "waits for the choice"
+"""Why an option's edge depends before an option is chosen."""
 Verdict = Literal["open", "closed", "depends"]
 PAYLOAD_TYPES: dict[str, CelType] = {"int": "int", "float": "float", "bool": "bool", "str": "str", "text": "str"}
 VARIABLE_TYPES: dict[str, CelType] = {**PAYLOAD_TYPES, "enum": "str", "set": "set"}
@@ -224,7 +226,7 @@ def _judge(compiled: CompiledEdge, known: Known) -> tuple[Verdict, str]:
     if edge.option and known.option is not None and edge.option != known.option:
         return "closed", f"option: {edge.option} was not chosen"
     verdict: Verdict = "depends" if edge.option and known.option is None else "open"
-    reason = "waits for the choice" if verdict == "depends" else ""
+    reason = WAITS if verdict == "depends" else ""
     for guard in compiled.guards:
         try:
             if not evaluate(guard, known.values):

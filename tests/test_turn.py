@@ -440,7 +440,9 @@ async def test_an_event_for_operators_is_refused_to_players(start):
       DONE: {type: final}
     """
     client = await start(tiny(approve))
-    await client.send("WAIT")
+    waiting = await client.send("WAIT")
+    assert waiting["payload"]["options"] == []
+    assert waiting["payload"]["routing"]["next_event_type"] == "APPROVE"
     forbidden = await refused(client, errors.Forbidden, event="APPROVE")
     assert forbidden.facts == {"role_needed": "operator"}
     assert (await client.send("APPROVE", role="operator"))["session"]["ended"]
