@@ -293,8 +293,8 @@ def _ignored(session: Session, invoke: Invoke) -> list[str]:
 def read(opened: Opened, invoke: Invoke, role: Role) -> Asked:
     """Resolve the event, the option and the payload. Raises the refusals of the module's order."""
     machine, session = opened.machine, opened.session
-    chosen = _chosen(session, invoke)
     sent = None if invoke.event is None else _named_event(machine, invoke.event)
+    chosen = _chosen(session, invoke)
     event, warnings = _played_event(session, sent, chosen)
     _refuse_role(machine, event, role)
     if chosen is None:

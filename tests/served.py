@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import queue
@@ -25,6 +26,7 @@ from typing import Any, Self
 
 import httpx
 import msgspec
+import structlog
 import uvicorn
 
 from runtime import loader
@@ -102,9 +104,16 @@ class Server:
 
 @contextmanager
 def serving(runtime: Runtime, settings: Settings | None = None) -> Iterator[Server]:
-    """The server for a while."""
-    with Server(runtime, settings or Settings()) as server:
-        yield server
+    """The server for a while; what it logs is rendered, so that a line that can't be fails a test, and dropped."""
+    structlog.configure(
+        processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
+        logger_factory=structlog.WriteLoggerFactory(io.StringIO()),
+    )
+    try:
+        with Server(runtime, settings or Settings()) as server:
+            yield server
+    finally:
+        structlog.reset_defaults()
 
 
 class Web:

@@ -39,7 +39,12 @@ states:
     label: {zh: 门厅, en: Hall}
     options:
       - {key: wait, text: {zh: 等一等, en: Wait}, target: HALL, tell: {zh: 你等了一会儿。, en: You wait.}}
-      - {key: hurt, text: {zh: 捶墙, en: Hit the wall}, event: KNOCK, target: HALL, assign: {hp: hp - 1}, tell: {zh: 手很疼。, en: It hurts.}}
+      - key: hurt
+        text: {zh: 捶墙, en: Hit the wall}
+        event: KNOCK
+        target: HALL
+        assign: {hp: hp - 1}
+        tell: {zh: 手很疼。, en: It hurts.}
       - {key: leave, text: {zh: 离开, en: Leave}, target: END_OUT, tell: {zh: 你走了。, en: You go.}}
     on:
       SAY: [{target: HALL}]
@@ -54,7 +59,10 @@ limits: {seconds: 100}
 on:
   LATE: [{guard: "time.remaining_seconds <= 0", target: LATE, must: true}]
 states:
-  HALL: {options: [{key: stay, text: {zh: 留下, en: Stay}, target: HALL}, {key: go, text: {zh: 走, en: Go}, target: OUT}]}
+  HALL:
+    options:
+      - {key: stay, text: {zh: 留下, en: Stay}, target: HALL}
+      - {key: go, text: {zh: 走, en: Go}, target: OUT}
   LATE: {type: final, ending: {title: {zh: 晚了, en: Late}, good: false}}
   OUT: {type: final, ending: {title: {zh: 出来了, en: Out}, good: true}}
 """
@@ -86,7 +94,9 @@ def begin(web: Web, name: str, machine: str = "room", **more: Any) -> Any:
     return web.invoke(name, "INIT", session=session, **more)
 
 
-def refused_unchanged(web: Web, server: Server, name: str, expect: int, body: bytes | Mapping[str, Any], **headers: str) -> Any:
+def refused_unchanged(
+    web: Web, server: Server, name: str, expect: int, body: bytes | Mapping[str, Any], **headers: str
+) -> Any:
     """The refusal of a request, having seen that the session's journal is as it was."""
     before = server.journal(name)
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -131,7 +141,13 @@ def differences(expected: Any, got: Any, path: str = "data") -> Iterator[str]:
 
 
 def test_the_seeds_request_answers_every_key_of_the_seeds_response_with_the_same_types(web):
-    answer = web.http.post("/invoke", json={**seed("init_request"), "session": {"session_id": "seed-types", "player_count": 1, "difficulty": "NORMAL"}}).json()
+    answer = web.http.post(
+        "/invoke",
+        json={
+            **seed("init_request"),
+            "session": {"session_id": "seed-types", "player_count": 1, "difficulty": "NORMAL"},
+        },
+    ).json()
     assert list(differences(seed("init_response"), answer)) == []
     assert answer["data"]["event"] == seed("init_response")["data"]["event"]
 
@@ -152,7 +168,9 @@ def test_the_seeds_answer_is_chinese_within_its_limits_and_without_its_forbidden
     assert len(payload["opening"]["scene"]) <= 220
     assert all(len(option["text"]) <= 14 for option in payload["options"])
     assert 2 <= len(payload["options"]) <= 4
-    assert not [(term, text) for text in texts(payload) for term in request["constraints"]["forbidden_terms"] if term in text]
+    assert not [
+        (term, text) for text in texts(payload) for term in request["constraints"]["forbidden_terms"] if term in text
+    ]
 
 
 def test_slots_reach_the_story(web, name):
@@ -174,7 +192,7 @@ def test_the_seeds_clients_loop_plays_to_an_end(web, policy):
     """It sends `next_event_type` with the id of an offered option until the session has ended."""
     for number in range(4 * SCALE):
         run_seed = f"loop-{policy}-{number}"
-        chance = random.Random(run_seed)
+        chance = random.Random(run_seed)  # noqa: S311 - a play is no secret
         request = {**seed("init_request"), "session": {"session_id": run_seed}, "seed": {"run_seed": run_seed}}
         answer = web.send(request)
         for _ in range(60):
@@ -185,7 +203,9 @@ def test_the_seeds_clients_loop_plays_to_an_end(web, policy):
             ids = [option["id"] for option in payload["options"]]
             chosen = {"first": ids[0], "last": ids[-1], "any": chance.choice(ids)}[policy]
             event = {"type": payload["routing"]["next_event_type"]}
-            answer = web.send({"event": event, "session": {"session_id": run_seed}, "payload": {"selected_option_id": chosen}})
+            answer = web.send(
+                {"event": event, "session": {"session_id": run_seed}, "payload": {"selected_option_id": chosen}}
+            )
         assert answer["session"]["ended"] is True
         assert answer["payload"]["routing"] == {"next_event_type": None, "should_end": True, "allowed_event_types": []}
         assert answer["payload"]["ending"]["title"]
@@ -234,21 +254,37 @@ def test_an_answer_has_the_keys_that_the_contract_lists(web, name):
     assert set(turn["payload"]) - {"npc_line", "clue"} == everywhere | {"decision", "result", "scene"}
     assert set(answer["payload"]["ai_state"]) == {"world_seed", "title", "tone", "memory_summary", "arc_progress"}
     assert set(answer["payload"]["outcome"]) == {"edge", "from", "to", "dice", "changes"}
-    assert set(answer["payload"]["meta"]) == {"trace_id", "narrator", "model", "ai_generated", "attempts", "rungs", "fallback", "usage", "warnings"}
+    assert set(answer["payload"]["meta"]) == {
+        "trace_id",
+        "narrator",
+        "model",
+        "ai_generated",
+        "attempts",
+        "rungs",
+        "fallback",
+        "usage",
+        "warnings",
+    }
     assert set(answer["payload"]["meta"]["usage"]) == {"prompt_tokens", "completion_tokens", "cached_tokens"}
     assert [option["id"] for option in answer["payload"]["options"]] == [1, 2, 3]
     assert all(set(option) == {"id", "text", "event_type", "key"} for option in answer["payload"]["options"])
 
 
 def test_status_shows_the_shown_variables_with_their_range_and_label(web, name):
-    assert begin(web, name)["payload"]["status"] == {"hp": {"value": 3, "min": 0, "max": 3, "label": "生命"}}
+    assert begin(web, name)["payload"]["status"] == {
+        "hp": {"value": 3, "min": 0, "max": 3, "label": "生命", "text": "3"}
+    }
 
 
 def test_the_outcome_is_the_machines_own_word(web, name):
     begin(web, name)
     assert web.invoke(name, "KNOCK", 2)["payload"]["outcome"] == {
-        "edge": "HALL.hurt", "from": "HALL", "to": "HALL", "dice": [], "changes": [{"name": "hp", "from": 3, "to": 2}],
-    }  # fmt: skip
+        "edge": "HALL.hurt",
+        "from": "HALL",
+        "to": "HALL",
+        "dice": [],
+        "changes": [{"name": "hp", "from": 3, "to": 2}],
+    }
 
 
 def test_an_end_has_its_ending_and_the_choices_from_the_journal(web, name):
@@ -270,8 +306,10 @@ def test_free_text_is_asked_for_in_inputs(web, name):
 
 def test_routing_lists_what_is_allowed_and_proposes_the_first(web, name):
     assert begin(web, name)["payload"]["routing"] == {
-        "next_event_type": "HALL", "should_end": False, "allowed_event_types": ["HALL", "KNOCK", "END_OUT", "SAY"],
-    }  # fmt: skip
+        "next_event_type": "HALL",
+        "should_end": False,
+        "allowed_event_types": ["HALL", "KNOCK", "END_OUT", "SAY"],
+    }
 
 
 def test_the_same_machine_seed_and_choices_have_the_same_outcomes_in_every_language(web, name):
@@ -340,13 +378,23 @@ def test_an_event_of_options_only_wants_an_id(web, server, name):
 
 
 def test_every_event_takes_a_selected_option_id(web, name):
-    begun = web.send({"event": {"type": "INIT"}, "session": {"session_id": name, "machine": "room"}, "payload": {"selected_option_id": 1}})
+    begun = web.send(
+        {
+            "event": {"type": "INIT"},
+            "session": {"session_id": name, "machine": "room"},
+            "payload": {"selected_option_id": 1},
+        }
+    )
     assert begun["session"]["turn"] == 1
 
 
 def test_a_field_that_the_event_does_not_declare_is_refused_with_the_one_that_was_meant(web, server, name):
     begin(web, name)
-    body = {"session": {"session_id": name}, "event": {"type": "SAY"}, "payload": {"txet": "hi", "loud": "yes", "times": 1.5}}
+    body = {
+        "session": {"session_id": name},
+        "event": {"type": "SAY"},
+        "payload": {"txet": "hi", "loud": "yes", "times": 1.5},
+    }
     details = refused_unchanged(web, server, name, 422, body)["details"]
     assert {tuple(each["loc"]): each["type"] for each in details} == {
         ("body", "payload", "txet"): "unknown_key",
@@ -391,7 +439,10 @@ def test_a_key_that_stands_twice_is_refused_with_its_position(web, server, name)
     raw = f'{{"event": {{"type": "INIT"}},\n "session": {{"session_id": "{name}", "session_id": "other"}}}}'.encode()
     failure = refused_unchanged(web, server, name, 400, raw)
     assert failure["error"] == "malformed_json"
-    assert (failure["position"]["line"], failure["position"]["column"]) == (2, raw.split(b"\n")[1].rindex(b'"session_id"') + 1)
+    assert (failure["position"]["line"], failure["position"]["column"]) == (
+        2,
+        raw.split(b"\n")[1].rindex(b'"session_id"') + 1,
+    )
 
 
 @pytest.mark.parametrize("escape", [r"\u0000", r"\ud800", r"\udfff", r"\udc00\ud800"])
@@ -402,7 +453,10 @@ def test_a_key_that_stands_twice_is_refused_with_its_position(web, server, name)
         ('{"event": {"type": "INIT"}, "slots": {"guest": "%s"}}', ["body", "slots", "guest"]),
         ('{"event": {"type": "SAY"}, "payload": {"text": "a%sb"}}', ["body", "payload", "text"]),
         ('{"event": {"type": "INIT"}, "context": {"deep": [1, {"er": "%s"}]}}', ["body", "context", "deep", 1, "er"]),
-        ('{"event": {"type": "INIT"}, "constraints": {"forbidden_terms": ["ok", "%s"]}}', ["body", "constraints", "forbidden_terms", 1]),
+        (
+            '{"event": {"type": "INIT"}, "constraints": {"forbidden_terms": ["ok", "%s"]}}',
+            ["body", "constraints", "forbidden_terms", 1],
+        ),
     ],
 )
 def test_nul_and_lone_surrogates_are_refused_where_they_stand(web, escape, body, loc):
@@ -419,7 +473,12 @@ def test_a_pair_of_surrogates_is_a_character(web, name):
 
 def nested(depth: int) -> bytes:
     """A request whose brackets nest so deep."""
-    return b'{"event":{"type":"INIT"},"session":{"machine":"room"},"context":{"a":' + b"[" * (depth - 2) + b"]" * (depth - 2) + b"}}"
+    return (
+        b'{"event":{"type":"INIT"},"session":{"machine":"room"},"context":{"a":'
+        + b"[" * (depth - 2)
+        + b"]" * (depth - 2)
+        + b"}}"
+    )
 
 
 def test_nesting_is_taken_to_64_and_refused_beyond(web):
@@ -431,12 +490,25 @@ def test_nesting_is_taken_to_64_and_refused_beyond(web):
 @pytest.mark.parametrize(
     "raw",
     [
-        b"", b" ", b"{", b"}", b'{"event"}', b"{'event': 1}", b'{"event": {"type": "INIT"},}', b"nul", b'{"a": NaN}',
-        b'{"time": {"elapsed_active_seconds": Infinity}}', b'{"time": {"elapsed_active_seconds": -Infinity}}',
-        b'{"time": {"elapsed_active_seconds": 1e999}}', b'{"event": {"type": "\xff\xfe"}}', b'{"event": {"type": "INIT"}} x',
-        b'{"event": {"type": "IN\nIT"}}', b'{"payload": {"selected_option_id": 01}}', b'{"a": 99999999999999999999}',
+        b"",
+        b" ",
+        b"{",
+        b"}",
+        b'{"event"}',
+        b"{'event': 1}",
+        b'{"event": {"type": "INIT"},}',
+        b"nul",
+        b'{"a": NaN}',
+        b'{"time": {"elapsed_active_seconds": Infinity}}',
+        b'{"time": {"elapsed_active_seconds": -Infinity}}',
+        b'{"time": {"elapsed_active_seconds": 1e999}}',
+        b'{"event": {"type": "\xff\xfe"}}',
+        b'{"event": {"type": "INIT"}} x',
+        b'{"event": {"type": "IN\nIT"}}',
+        b'{"payload": {"selected_option_id": 01}}',
+        b'{"a": 99999999999999999999}',
     ],
-)  # fmt: skip
+)
 def test_what_is_no_json_is_refused_with_its_position(web, raw):
     failure = web.raw(raw, 400)
     assert failure["error"] == "malformed_json"
@@ -468,7 +540,10 @@ def test_a_body_without_a_declared_length_is_bounded_too(web):
     assert envelope(answer, 413)["error"] == "body_too_large"
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/xml", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded", "json"])
+@pytest.mark.parametrize(
+    "kind",
+    ["text/plain", "application/xml", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded", "json"],
+)
 def test_other_media_types_are_refused(web, server, name, kind):
     body = {"event": {"type": "INIT"}, "session": {"session_id": name}}
     failure = refused_unchanged(web, server, name, 415, body, **{"Content-Type": kind})
@@ -490,17 +565,42 @@ def test_a_request_with_neither_event_nor_option_is_refused(web):
 @pytest.mark.parametrize(
     ("part", "value"),
     [
-        ("session.session_id", ""), ("session.session_id", "a b"), ("session.session_id", "a/b"), ("session.session_id", "x" * 129),
-        ("session.session_id", 7), ("session.session_id", None), ("session.player_id", "x" * 129), ("session.player_count", 0),
-        ("session.player_count", 1.5), ("session.difficulty", "normal"), ("session.expected_turn", -1), ("session.on_exists", "replace"),
-        ("seed.run_seed", ""), ("seed.run_seed", "x" * 129), ("seed.run_seed", "a b"),
-        ("constraints.content_rating", "X"), ("constraints.max_chars_scene", 19), ("constraints.max_chars_option", 1),
-        ("constraints.forbidden_terms", ["x"] * 201), ("constraints.forbidden_terms", [""]), ("constraints.forbidden_terms", ["x" * 33]),
-        ("constraints.forbidden_terms", "x"), ("slots", {str(n): "x" for n in range(33)}), ("slots", {"a": "x" * 201}), ("slots", {"a": 1}),
-        ("context", []), ("context", {"a": "x" * 8192}), ("client_context", {"a": "灯" * 2731}), ("time.hard_limit_seconds", "60"),
-        ("time.hard_limit_seconds", -1), ("event.type", ""), ("event.type", 5), ("payload", []), ("session", None),
+        ("session.session_id", ""),
+        ("session.session_id", "a b"),
+        ("session.session_id", "a/b"),
+        ("session.session_id", "x" * 129),
+        ("session.session_id", 7),
+        ("session.session_id", None),
+        ("session.player_id", "x" * 129),
+        ("session.player_count", 0),
+        ("session.player_count", 1.5),
+        ("session.difficulty", "normal"),
+        ("session.expected_turn", -1),
+        ("session.on_exists", "replace"),
+        ("seed.run_seed", ""),
+        ("seed.run_seed", "x" * 129),
+        ("seed.run_seed", "a b"),
+        ("constraints.content_rating", "X"),
+        ("constraints.max_chars_scene", 19),
+        ("constraints.max_chars_option", 1),
+        ("constraints.forbidden_terms", ["x"] * 201),
+        ("constraints.forbidden_terms", [""]),
+        ("constraints.forbidden_terms", ["x" * 33]),
+        ("constraints.forbidden_terms", "x"),
+        ("slots", {str(n): "x" for n in range(33)}),
+        ("slots", {"a": "x" * 201}),
+        ("slots", {"a": 1}),
+        ("context", []),
+        ("context", {"a": "x" * 8192}),
+        ("client_context", {"a": "灯" * 2731}),
+        ("time.hard_limit_seconds", "60"),
+        ("time.hard_limit_seconds", -1),
+        ("event.type", ""),
+        ("event.type", 5),
+        ("payload", []),
+        ("session", None),
     ],
-)  # fmt: skip
+)
 def test_a_value_out_of_its_bounds_is_refused_where_it_stands(web, part, value):
     place, _, key = part.partition(".")
     body = {"event": {"type": "INIT"}, "session": {"machine": "room"}}
@@ -514,15 +614,30 @@ def test_a_value_out_of_its_bounds_is_refused_where_it_stands(web, part, value):
 @pytest.mark.parametrize(
     ("part", "value"),
     [
-        ("session.session_id", "A.b_c:d-" + "x" * 120), ("session.player_id", "灯" * 128), ("session.player_count", 9),
-        ("session.difficulty", "HARD"), ("session.difficulty", "EASY"), ("seed.run_seed", "r" * 128), ("session.expected_turn", 0),
-        ("constraints.content_rating", None), ("constraints.content_rating", "G"), ("constraints.content_rating", "PG13"),
-        ("constraints.content_rating", "R"), ("constraints.max_chars_scene", 20), ("constraints.max_chars_option", 2),
-        ("constraints.forbidden_terms", [f"词{n}" for n in range(200)]), ("constraints.forbidden_terms", ["长" * 32]),
-        ("constraints.forbidden_terms", []), ("slots", {str(n): "x" for n in range(32)}), ("slots", {"guest": None, "b": "灯" * 200}),
-        ("context", {"a": "x" * 8000}), ("client_context", {}), ("time.remaining_seconds", -5), ("time.elapsed_active_seconds", 0.5),
+        ("session.session_id", "A.b_c:d-" + "x" * 120),
+        ("session.player_id", "灯" * 128),
+        ("session.player_count", 9),
+        ("session.difficulty", "HARD"),
+        ("session.difficulty", "EASY"),
+        ("seed.run_seed", "r" * 128),
+        ("session.expected_turn", 0),
+        ("constraints.content_rating", None),
+        ("constraints.content_rating", "G"),
+        ("constraints.content_rating", "PG13"),
+        ("constraints.content_rating", "R"),
+        ("constraints.max_chars_scene", 20),
+        ("constraints.max_chars_option", 2),
+        ("constraints.forbidden_terms", [f"词{n}" for n in range(200)]),
+        ("constraints.forbidden_terms", ["长" * 32]),
+        ("constraints.forbidden_terms", []),
+        ("slots", {str(n): "x" for n in range(32)}),
+        ("slots", {"guest": None, "b": "灯" * 200}),
+        ("context", {"a": "x" * 8000}),
+        ("client_context", {}),
+        ("time.remaining_seconds", -5),
+        ("time.elapsed_active_seconds", 0.5),
     ],
-)  # fmt: skip
+)
 def test_a_value_at_its_bounds_is_taken(web, part, value):
     place, _, key = part.partition(".")
     body = {"event": {"type": "INIT"}, "session": {"machine": "room"}}
@@ -531,11 +646,20 @@ def test_a_value_at_its_bounds_is_taken(web, part, value):
 
 
 def test_all_faults_are_told_at_once_and_no_value_is_repeated(web):
-    body = {"event": {"type": 5}, "session": {"session_id": "hunter2 secret", "player_count": 0}, "extra": 1, "slots": {"a": 1}}
+    body = {
+        "event": {"type": 5},
+        "session": {"session_id": "hunter2 secret", "player_count": 0},
+        "extra": 1,
+        "slots": {"a": 1},
+    }
     failure = web.send(body, 422)
     assert {tuple(each["loc"]) for each in failure["details"]} == {
-        ("body", "event", "type"), ("body", "session", "session_id"), ("body", "session", "player_count"), ("body", "extra"), ("body", "slots", "a"),
-    }  # fmt: skip
+        ("body", "event", "type"),
+        ("body", "session", "session_id"),
+        ("body", "session", "player_count"),
+        ("body", "extra"),
+        ("body", "slots", "a"),
+    }
     assert "hunter2" not in str(failure)
 
 
@@ -601,8 +725,16 @@ def test_expected_turn_is_the_head_that_the_client_has_seen(web, server, name):
 
 def test_the_servers_state_wins_over_whatever_a_client_notes(web, name):
     plain = begin(web, f"{name}-plain", "haunted_house", seed={"run_seed": "notes"})
-    wishes = {"state": "END_RELEASE", "hp": 0, "context": {"hp": 0}, "routing": {"next_event_type": "END"}, "ended": True}
-    noted = begin(web, f"{name}-noted", "haunted_house", seed={"run_seed": "notes"}, context=wishes, client_context=wishes)
+    wishes = {
+        "state": "END_RELEASE",
+        "hp": 0,
+        "context": {"hp": 0},
+        "routing": {"next_event_type": "END"},
+        "ended": True,
+    }
+    noted = begin(
+        web, f"{name}-noted", "haunted_house", seed={"run_seed": "notes"}, context=wishes, client_context=wishes
+    )
     assert noted["payload"] == plain["payload"]
     played = web.invoke(f"{name}-noted", option=1, context=wishes, client_context=wishes)
     assert played["payload"]["outcome"] == web.invoke(f"{name}-plain", option=1)["payload"]["outcome"]
@@ -624,10 +756,17 @@ def test_constraints_may_be_sent_again_and_hold_from_then_on(web, name):
 
 
 def told_terms(payload: Mapping[str, Any], terms: list[str]) -> list[tuple[str, str]]:
-    """The forbidden terms in a payload's texts: names are no texts, and the client itself wrote the slots and the seed."""
+    """The forbidden terms in a payload's texts; names are no texts, and slots and seed are the client's own."""
     said = {"world_seed": "", "tone": ""}
     options = [option["text"] for option in payload["options"]]
-    words = {**payload, "meta": {}, "outcome": {}, "routing": {}, "options": options, "ai_state": {**payload["ai_state"], **said}}
+    words = {
+        **payload,
+        "meta": {},
+        "outcome": {},
+        "routing": {},
+        "options": options,
+        "ai_state": {**payload["ai_state"], **said},
+    }
     return [
         (term, text)
         for text in texts(words)
@@ -636,7 +775,9 @@ def told_terms(payload: Mapping[str, Any], terms: list[str]) -> list[tuple[str, 
     ]
 
 
-@pytest.mark.parametrize(("language", "terms"), [("zh", ["你", "的", "门", "楼梯", "声"]), ("en", ["you", "a", "door", "voice", "stairs"])])
+@pytest.mark.parametrize(
+    ("language", "terms"), [("zh", ["你", "的", "门", "楼梯", "声"]), ("en", ["you", "a", "door", "voice", "stairs"])]
+)
 def test_forbidden_terms_stand_in_no_text_that_a_narrator_wrote(web, name, language, terms):
     answer = begin(web, name, "haunted_house", constraints={"language": language, "forbidden_terms": terms})
     for _ in range(8):
@@ -644,7 +785,10 @@ def test_forbidden_terms_stand_in_no_text_that_a_narrator_wrote(web, name, langu
         answer = web.invoke(name, option=1)
 
 
-@pytest.mark.parametrize(("language", "terms"), [("zh", ["小屋", "生命", "出来", "等一", "捶墙"]), ("en", ["room", "health", "out", "wait", "wall"])])
+@pytest.mark.parametrize(
+    ("language", "terms"),
+    [("zh", ["小屋", "生命", "出来", "等一", "捶墙"]), ("en", ["room", "health", "out", "wait", "wall"])],
+)
 def test_forbidden_terms_stand_in_no_text_that_a_designer_wrote(web, name, language, terms):
     begun = begin(web, name, constraints={"language": language, "forbidden_terms": terms})
     hurt = web.invoke(name, option=2)
@@ -669,8 +813,9 @@ def test_a_client_may_only_lower_the_machines_limit(web, name, sent, remaining):
 def test_without_a_limit_there_is_always_time(web, name):
     assert begin(web, name, time={"hard_limit_seconds": 5})["session"]["time"]["remaining_seconds"] == UNLIMITED_S
     assert web.invoke(name, option=1, time={"elapsed_active_seconds": 500})["session"]["time"] == {
-        "elapsed_active_seconds": 500, "remaining_seconds": UNLIMITED_S,
-    }  # fmt: skip
+        "elapsed_active_seconds": 500,
+        "remaining_seconds": UNLIMITED_S,
+    }
 
 
 def test_elapsed_time_is_the_larger_of_what_is_known_and_sent(web, name):
@@ -687,8 +832,14 @@ def test_a_turn_is_judged_on_the_time_known_at_the_last_answer(web, server, name
     begin(web, name, "timed", time={"elapsed_active_seconds": 0})
     promised = web.invoke(name, option=1, time={"elapsed_active_seconds": 100})
     assert promised["session"]["state"] == "HALL"
-    assert promised["payload"]["routing"] == {"next_event_type": "LATE", "should_end": True, "allowed_event_types": ["LATE"]}
-    assert [(option["key"], option["event_type"]) for option in promised["payload"]["options"]] == [("continue", "LATE")]
+    assert promised["payload"]["routing"] == {
+        "next_event_type": "LATE",
+        "should_end": True,
+        "allowed_event_types": ["LATE"],
+    }
+    assert [(option["key"], option["event_type"]) for option in promised["payload"]["options"]] == [
+        ("continue", "LATE")
+    ]
 
     body = {"event": {"type": "HALL"}, "session": {"session_id": name}}
     assert refused_unchanged(web, server, name, 409, body)["because"] == "*.LATE>LATE"
@@ -732,11 +883,19 @@ def test_what_cannot_be_promised_yet_is_refused_and_not_ignored(web, server, nam
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/sessions/{}/rewind"), ("POST", "/sessions/{}/fork"), ("POST", "/sessions/{}/regenerate"),
-        ("GET", "/sessions/{}/export"), ("GET", "/sessions/{}/export?format=md"), ("POST", "/store/backup"), ("POST", "/store/verify"),
-        ("POST", "/store/compact"), ("POST", "/store/prune"), ("POST", "/store/migrate"), ("POST", "/store/import"),
+        ("POST", "/sessions/{}/rewind"),
+        ("POST", "/sessions/{}/fork"),
+        ("POST", "/sessions/{}/regenerate"),
+        ("GET", "/sessions/{}/export"),
+        ("GET", "/sessions/{}/export?format=md"),
+        ("POST", "/store/backup"),
+        ("POST", "/store/verify"),
+        ("POST", "/store/compact"),
+        ("POST", "/store/prune"),
+        ("POST", "/store/migrate"),
+        ("POST", "/store/import"),
     ],
-)  # fmt: skip
+)
 def test_a_route_that_is_to_come_says_so(web, server, name, method, path):
     begin(web, name)
     before = server.journal(name)
@@ -860,11 +1019,14 @@ def test_turns_tell_what_was_answered(web, name):
 
 def test_tokens_keep_players_and_operators_apart():
     settings = Settings(play_tokens=("play",), operator_tokens=("operate",))
-    with serving(runtime_of(shipped()["ticket_triage"]), settings) as server:
-        with Web(server.url, Authorization="Bearer play") as player, Web(server.url, Authorization="Bearer operate") as operator:
-            player.invoke("t", "INIT")
-            player.invoke("t", "TICKET", payload={"text": "我被重复扣款"})
-            waiting = player.invoke("t", option=1)
-            assert waiting["session"]["state"] == "APPROVAL"
-            assert player.invoke("t", "APPROVE", 1, expect=403)["error"] == "forbidden"
-            assert operator.invoke("t", "APPROVE", 1)["session"]["state"] == "RESOLUTION"
+    with (
+        serving(runtime_of(shipped()["ticket_triage"]), settings) as server,
+        Web(server.url, Authorization="Bearer play") as player,
+        Web(server.url, Authorization="Bearer operate") as operator,
+    ):
+        player.invoke("t", "INIT")
+        player.invoke("t", "TICKET", payload={"text": "我被重复扣款"})
+        waiting = player.invoke("t", option=1)
+        assert waiting["session"]["state"] == "APPROVAL"
+        assert player.invoke("t", "APPROVE", 1, expect=403)["error"] == "forbidden"
+        assert operator.invoke("t", "APPROVE", 1)["session"]["state"] == "RESOLUTION"
