@@ -102,7 +102,7 @@ def free_port() -> int:
 async def serving(command: list[str], port: int, **environment: str) -> AsyncIterator[None]:
     """A server in a process of its own, until it answers; ended at the end."""
     process = subprocess.Popen(  # noqa: ASYNC220 - it is not waited for
-        command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.DEVNULL
     )
     try:
         await _listening(port, process)

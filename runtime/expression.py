@@ -228,7 +228,7 @@ class Names:
 
     def __init__(self, types: Mapping[str, CelType]) -> None:
         self.types = dict(types)
-        self._env = _environment(tuple(sorted(self.types.items())))
+        self._env, self._compiled = _environment(tuple(sorted(self.types.items())))
 
     def compile(self, source: Expr) -> Expression:
         """Compile and type an expression; YAML numbers and bools are literals.
@@ -237,6 +237,11 @@ class Names:
         """
         if not isinstance(source, str):
             return _literal(source)
+        if source not in self._compiled:
+            self._compiled[source] = self._typed(source)
+        return self._compiled[source]
+
+    def _typed(self, source: str) -> Expression:
         program = self._program(source)
         result = program.return_type()
         kind = _RESULTS.get(result.name())
@@ -304,8 +309,9 @@ def _compile_error(text: str) -> ExpressionError:
 
 
 @lru_cache(maxsize=512)
-def _environment(types: tuple[tuple[str, CelType], ...]) -> Any:
-    return cel.NewEnv(variables={name: _TYPES[kind] for name, kind in types}, functions=_FUNCTIONS)
+def _environment(types: tuple[tuple[str, CelType], ...]) -> tuple[Any, dict[str, Expression]]:
+    """CEL's environment for some names, and what was compiled in it: the check and the machine compile the same."""
+    return cel.NewEnv(variables={name: _TYPES[kind] for name, kind in types}, functions=_FUNCTIONS), {}
 
 
 class Activation(Struct, frozen=True):

@@ -14,16 +14,19 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from traceback import walk_tb
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, meta, nodes, pass_context
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, nodes, pass_context
 from jinja2 import Template as Compiled
+from jinja2.compiler import CodeGenerator, Frame
+from jinja2.idtracking import VAR_LOAD_RESOLVE
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.tests import TESTS
 from jinja2.visitor import NodeTransformer
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from runtime import filters
 from runtime.errors import EdgewiseError
@@ -517,6 +520,20 @@ def _role_lines(source: Source) -> Iterator[Flaw]:
         yield Flaw(source.file, line, 1, "W420", message)
 
 
+class _Generator(CodeGenerator):
+    """Writes a template's code and notes the inputs that it reads: one walk, where Jinja's own `meta` takes a second."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__(_ENVIRONMENT, file, file)
+        self.names: set[str] = set()
+
+    def enter_frame(self, frame: Frame) -> None:
+        """Note what a block of code looks up from outside."""
+        super().enter_frame(frame)
+        loads = frame.symbols.loads.values()
+        self.names.update(name for action, name in loads if action == VAR_LOAD_RESOLVE and name)
+
+
 def compile_template(
     source: Source, includes: Mapping[str, str], folder: str = "prompts/"
 ) -> tuple[Template | None, list[Flaw]]:
@@ -524,19 +541,32 @@ def compile_template(
 
     `includes` maps the paths that an include may name to texts; `folder` is put before them in flaws.
     """
+    flawless = _flawless(source.text, tuple(sorted(includes.items())))
+    return (structs.replace(flawless, source=source), []) if flawless else _compiled(source, includes, folder)
+
+
+@lru_cache(maxsize=2048)
+def _flawless(text: str, includes: tuple[tuple[str, str], ...]) -> Template | None:
+    """A template without any flaw, wherever it stands: prompts share messages, and are read again after a check."""
+    compiled, flaws = _compiled(Source("", text), dict(includes), "")
+    return None if flaws else compiled
+
+
+def _compiled(source: Source, includes: Mapping[str, str], folder: str) -> tuple[Template | None, list[Flaw]]:
     reader = _Reader(includes, folder)
     tree = reader.tree(source)
     if tree is None or any(flaw.code.startswith("E") for flaw in reader.flaws):
         return None, reader.flaws
+    generator = _Generator(source.file)
     try:
         tree.set_environment(_ENVIRONMENT)
-        names = frozenset(meta.find_undeclared_variables(tree))
-        code = _ENVIRONMENT.compile(tree, source.file, source.file)
+        generator.visit(tree)
+        code = compile(generator.stream.getvalue(), source.file, "exec")
     except (TemplateError, SyntaxError, RecursionError, MemoryError) as error:
         flaw = Places(source).flaw(getattr(error, "lineno", None) or 1, "", "E420", f"{error}. Simplify the template.")
         return None, [*reader.flaws, flaw]
     compiled = Compiled.from_code(_ENVIRONMENT, code, {})
-    return Template(source, names, frozenset(reader.used), compiled), reader.flaws
+    return Template(source, frozenset(generator.names), frozenset(reader.used), compiled), reader.flaws
 
 
 _BROKEN = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)

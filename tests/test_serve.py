@@ -12,9 +12,10 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -67,7 +68,7 @@ def banner_of(process: Process) -> str:
     return "".join(process.said)
 
 
-def run_curl(line: str, **variables: str) -> Any:
+def run_curl(line: str, variables: Mapping[str, str] = MappingProxyType({})) -> Any:
     """What the printed command gives, run by a shell; by Python where there is no curl."""
     if shutil.which("curl"):
         ran = subprocess.run(["sh", "-c", line], env=environment(**variables), capture_output=True, check=True)
@@ -109,8 +110,8 @@ def test_the_printed_curl_works_however_often_it_is_sent(served: Process):
 def test_with_tokens_the_printed_curl_takes_one_from_the_environment(project: Path, tmp_path: Path):
     with Process(project, tmp_path / "journal.duckdb", EDGEWISE_PLAY_TOKENS="secret-one") as process:
         banner = banner_of(process)
-        refused = run_curl(curl_in(banner), **{"EDGEWISE_TOKEN": "another"})
-        begun = run_curl(curl_in(banner), **{"EDGEWISE_TOKEN": "secret-one"})
+        refused = run_curl(curl_in(banner), {"EDGEWISE_TOKEN": "another"})
+        begun = run_curl(curl_in(banner), {"EDGEWISE_TOKEN": "secret-one"})
 
     assert "secret-one" not in banner
     assert (refused["code"], begun["code"]) == (401, 0)
