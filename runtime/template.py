@@ -15,6 +15,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
+from io import StringIO
 from traceback import walk_tb
 from typing import Any
 
@@ -521,10 +522,11 @@ def _role_lines(source: Source) -> Iterator[Flaw]:
 
 
 class _Generator(CodeGenerator):
-    """Writes a template's code and notes the inputs that it reads: one walk, where Jinja's own `meta` takes a second."""
+    """Writes a template's code and notes the inputs that it reads, in one walk: Jinja's `meta` takes a second one."""
 
     def __init__(self, file: str) -> None:
-        super().__init__(_ENVIRONMENT, file, file)
+        self.code = StringIO()
+        super().__init__(_ENVIRONMENT, file, file, self.code)
         self.names: set[str] = set()
 
     def enter_frame(self, frame: Frame) -> None:
@@ -561,7 +563,7 @@ def _compiled(source: Source, includes: Mapping[str, str], folder: str) -> tuple
     try:
         tree.set_environment(_ENVIRONMENT)
         generator.visit(tree)
-        code = compile(generator.stream.getvalue(), source.file, "exec")
+        code = compile(generator.code.getvalue(), source.file, "exec")
     except (TemplateError, SyntaxError, RecursionError, MemoryError) as error:
         flaw = Places(source).flaw(getattr(error, "lineno", None) or 1, "", "E420", f"{error}. Simplify the template.")
         return None, [*reader.flaws, flaw]
