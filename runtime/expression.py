@@ -301,9 +301,11 @@ def _literal(value: Expr) -> Expression:
 
 
 def _compile_error(text: str) -> ExpressionError:
+    if "recursion" in text:
+        return ExpressionError(1, "is too deep or too long: put a part of it into a variable")
     found = _ERROR.search(text)
     if found is None:
-        return ExpressionError(1, "is too deep or too long" if "recursion" in text else text.splitlines()[0])
+        return ExpressionError(1, text.splitlines()[0])
     message = found.group(3).removesuffix(" (in container '')")
     return ExpressionError(max(1, int(found.group(2))), message)
 
