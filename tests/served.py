@@ -196,7 +196,10 @@ def facts(failure: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Process:
-    """`edgewise serve` as a process of its own, on a free port; `url` is where it says that it listens."""
+    """`edgewise serve` as a process of its own, on a free port; `url` is where it says that it listens.
+
+    Entering raises AssertionError where the server ends instead.
+    """
 
     def __init__(self, project: Path, store: Path, **variables: str) -> None:
         self.command = [sys.executable, "-m", "server", "serve", "--port", "0", "--project", str(project)]
@@ -216,7 +219,11 @@ class Process:
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.url = self._listening()
+        try:
+            self.url = self._listening()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
