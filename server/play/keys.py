@@ -20,13 +20,14 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.styles import Style
 
 from server.play.moves import takes_text
-from server.play.screen import Ask
 from server.play.table import Answer
 from server.play.words import say
 from server.play.wrapping import plain
 
 if TYPE_CHECKING:
     from prompt_toolkit.output import Output
+
+    from server.play.screen import Ask
 
 STYLE = Style.from_dict({"chosen": "bold ansigreen", "option": "", "hint": "ansibrightblack", "said": "ansicyan"})
 IMMEDIATE = "qw?？"
