@@ -80,17 +80,22 @@ class Play:
     async def step(self, step: str | Mapping[str, Any]) -> None:
         """Take a story's step."""
         told = {"choose": step} if isinstance(step, str) else dict(step)
-        named = [each for each in self.options if told.get("choose") in (each.get("key"), each.get("kind"))]
+        chosen = self._id_of(told["choose"]) if "choose" in told else None
         elapsed = self.answers[-1]["session"]["time"]["elapsed_active_seconds"]
         await self._take(
             Invoke(
                 event=told.get("send"),
                 session_id="s",
-                selected_option_id=named[0]["id"] if "choose" in told else None,
+                selected_option_id=chosen,
                 payload={"text": told["text"]} if "text" in told else {},
                 elapsed_active_seconds=told.get("elapsed", elapsed),
             )
         )
+
+    def _id_of(self, named: str) -> int:
+        keys = {str(each.get("key") or each.get("kind")): int(each["id"]) for each in self.options}
+        assert named in keys, f"'{named}' is not among {', '.join(keys)}: has the machine changed? See {__file__}"
+        return keys[named]
 
     async def _take(self, invoke: Invoke) -> None:
         played = await play(self.runtime, invoke, "operator")

@@ -240,7 +240,7 @@ def consequence(option: Any) -> str:
 def test_the_house_has_at_least_four_endings_good_and_bad():
     definition = shipped()["haunted_house"].definition
     assert len(endings(shipped()["haunted_house"])) >= 4
-    assert {state.ending.good for state in definition.states.values() if state.ending} == {True, False}
+    assert {state.ending.good for state in definition.states.values() if state.ending} >= {True, False}
 
 
 @pytest.mark.slow
