@@ -66,7 +66,11 @@ def serve(**options: Any) -> None:
 @click.option("--language", help="zh, en or another that the machine offers.")
 @click.option("--store", help="Keep the session in this journal; in memory by default.")
 @click.option("--narrator", help="Who tells the turns: offline or openai.")
-@click.option("--transcript", type=click.Path(dir_okay=False, path_type=Path), help="Write the play to this file.")
+@click.option(
+    "--transcript",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the play to this file, as it goes; an existing one is replaced.",
+)
 def play(**options: Any) -> None:
     r"""Play MACHINE in the terminal: choices by number or arrow, free text where a state takes it.
 
