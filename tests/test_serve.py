@@ -144,6 +144,7 @@ def test_a_signal_ends_an_idle_server_with_exit_code_0(project: Path, tmp_path: 
     assert "Traceback" not in process.log.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_signal_during_a_turn_lets_it_finish(project: Path, tmp_path: Path):
     may_answer = threading.Event()
 
