@@ -150,6 +150,8 @@ def session_of(machine: Machine, session: Session) -> dict[str, Any]:
         "turn": session.turn,
         "step": session.step,
         "ended": session.ended,
+        "language": session.constraints.language,
+        "run_seed": session.run_seed,
         "time": {
             "elapsed_active_seconds": session.elapsed_ms // 1000,
             "remaining_seconds": remaining_seconds(session.limit_ms, session.elapsed_ms),

@@ -43,6 +43,8 @@ class SessionTold(Shape, frozen=True):
     turn: int
     step: int
     ended: bool
+    language: str
+    run_seed: str
     time: TimeTold
 
 

@@ -247,7 +247,8 @@ def test_an_answer_has_the_keys_that_the_contract_lists(web, name):
     turn = web.invoke(name, option=1)
     msgspec.convert(answer, answers.Answer)
     assert list(answer) == ["event", "session", "payload"]
-    assert set(answer["session"]) == {"session_id", "machine", "version", "state", "turn", "step", "ended", "time"}
+    where = {"session_id", "machine", "version", "state", "turn", "step", "ended", "language", "run_seed", "time"}
+    assert set(answer["session"]) == where
     assert set(answer["session"]["time"]) == {"elapsed_active_seconds", "remaining_seconds"}
     everywhere = {"ai_state", "status", "outcome", "options", "inputs", "routing", "meta"}
     assert set(answer["payload"]) == everywhere | {"mainline", "opening", "start_hint"}

@@ -121,7 +121,7 @@ class _Game:
         if self._asked_language:
             _refuse_foreign(self._asked_language, card)
         if found:
-            self._language = self._asked_language or passages.spoken_language(found)
+            self._language = self._asked_language or str(found["session"]["language"])
             return card, found
         self._language = self._asked_language or card.languages[0]
         session = {"machine": card.name, **({"session_id": session_id} if session_id else {})}
@@ -143,7 +143,7 @@ class _Game:
         also = bracketed(say("also_in", language, options=", ".join(others)), language) if others else ""
         rows = [
             ("machine", card.name + bracketed(f"{say('version', language)} {answer['session']['version']}", language)),
-            ("seed", seed_of(answer)),
+            ("seed", answer["session"]["run_seed"]),
             ("language", language + also),
             ("told_by", _asked(model, language) or passages.told_by(answer, language)),
         ]
@@ -222,13 +222,13 @@ class _Game:
 
     def _again(self, card: Card, answer: Answer) -> str:
         return typed(
-            "play", card.name, *self._seat.table.options, "--seed", seed_of(answer), "--language", self._language
+            "play", card.name, *self._seat.table.options, "--seed", answer["session"]["run_seed"], "--language", self._language
         )
 
     def _record_beginning(self, card: Card, answer: Answer) -> None:
         if self._transcript:
             try:
-                self._transcript.begin(card, answer, seed_of(answer), self._language)
+                self._transcript.begin(card, answer, answer["session"]["run_seed"], self._language)
             except OSError as error:
                 raise SettingsError([f"--transcript can't be written: {error}"]) from error
 
@@ -262,9 +262,3 @@ def _refuse_foreign(language: str, card: Card) -> None:
 def _asked(model: Profile | None, language: str) -> str:
     """Which model will be asked, and where; '' where none is, or where a server asks."""
     return say("asked", language, host=model.host, model=model.model) if model else ""
-
-
-def seed_of(answer: Answer) -> str:
-    """The run seed, out of the answer's trace_id: `{event}_{run_seed}_{yyyymmdd}_{turn}`."""
-    named = str(answer["payload"]["meta"]["trace_id"]).removeprefix(f"{answer['event']['type'].lower()}_")
-    return named.rsplit("_", 2)[0]

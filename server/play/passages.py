@@ -168,9 +168,3 @@ def why(answer: Answer, language: str) -> list[Passage]:
         *(("warning", warning) for warning in meta["warnings"]),
     ]
     return [Passage(text, "note", say(what, language), is_close=at > 0) for at, (what, text) in enumerate(rows)]
-
-
-def spoken_language(answer: Answer) -> str:
-    """The language that an answer's own words are in, as far as the terminal cares: zh or en."""
-    words = [option["text"] for option in answer["payload"]["options"]] + [part.text for part in told(answer, "en")]
-    return "zh" if any("\u4e00" <= letter <= "\u9fff" for letter in "".join(words)) else "en"
