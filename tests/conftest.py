@@ -32,7 +32,7 @@ def tiny(text: str, name: str = "tiny") -> Machine:
     """A machine from a few lines of YAML; the head that every machine needs is added where it is missing."""
     body = textwrap.dedent(text).strip() + "\n"
     head = {"machine": name, "title": "Tiny", "language": "en"}
-    lines = [f"{key}: {value}\n" for key, value in head.items() if not body.startswith(f"{key}:") and f"\n{key}:" not in body]
+    lines = [f"{key}: {value}\n" for key, value in head.items() if f"\n{key}:" not in f"\n{body}"]
     return loader.load({f"machines/{name}.yaml": "".join(lines) + body})
 
 
@@ -74,7 +74,7 @@ def clock() -> list[int]:
 
 @pytest.fixture
 def start(clock: list[int]) -> Callable[..., Any]:
-    """Start a runtime in memory: `client = await start(machine, …)`; `answers` script its narrator."""
+    """A runtime in memory to play with: `client = await start(machine, answers=[…])`, or offline."""
 
     async def started(*machines: Machine, answers: list[Any] | None = None, **more: Any) -> Client:
         numbers = iter(range(1, 1_000_000))

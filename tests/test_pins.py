@@ -24,7 +24,8 @@ def _pins() -> dict[str, str]:
 def test_what_is_installed_is_what_is_pinned():
     installed = {_named(each.metadata["Name"]): each.version for each in distributions()}
     pins = _pins()
-    ours = {name: version for name, version in installed.items() if name not in {"edgewise", "pip", "setuptools", "uv"}}
+    not_pinned = {"edgewise", "pip", "setuptools", "uv"}
+    ours = {name: version for name, version in installed.items() if name not in not_pinned}
     assert {name: version for name, version in ours.items() if name in pins} == {
         name: pins[name] for name in ours if name in pins
     }
@@ -32,7 +33,9 @@ def test_what_is_installed_is_what_is_pinned():
 
 
 def test_no_index_or_mirror_is_named_and_no_lock_is_tracked():
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
     assert "uv.lock" not in tracked
     address = re.compile(r"https?://[\w.-]*(?:pypi|pythonhosted|npmjs|npm|debian)[\w.-]*/", re.IGNORECASE)
     found = [name for name in tracked if name and (ROOT / name).is_file() and address.search(_text(ROOT / name))]

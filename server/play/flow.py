@@ -221,9 +221,8 @@ class _Game:
         self._screen.note(f"{teller}\n{again}", self._language, self._again(card, answer))
 
     def _again(self, card: Card, answer: Answer) -> str:
-        return typed(
-            "play", card.name, *self._seat.table.options, "--seed", answer["session"]["run_seed"], "--language", self._language
-        )
+        again = {"--seed": answer["session"]["run_seed"], "--language": self._language}
+        return typed("play", card.name, *self._seat.table.options, *(word for pair in again.items() for word in pair))
 
     def _record_beginning(self, card: Card, answer: Answer) -> None:
         if self._transcript:
