@@ -74,7 +74,7 @@ def clock() -> list[int]:
 
 @pytest.fixture
 def start(clock: list[int]) -> Callable[..., Any]:
-    """A runtime in memory to play with: `client = await start(machine, answers=[…])`, or offline."""
+    """A runtime in memory to play with; `answers` script its narrator, else it is offline."""
 
     async def started(*machines: Machine, answers: list[Any] | None = None, **more: Any) -> Client:
         numbers = iter(range(1, 1_000_000))
