@@ -12,17 +12,21 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 
 MESSAGES = {
-    "E010": "YAML reads a leading '!' as a tag. Quote the expression: {entry}",
+    "E010": "YAML reads a leading '!' as a tag. Quote the {what}: {entry}",
     "E011": "YAML ends the value at its second quote mark. Quote the whole: {entry}",
-    "E012": "YAML reads the ':' of '? :' as a key's. Quote the expression: {entry}",
+    "E012": "YAML reads the ':' of '? :' as a key's. Quote the {what}: {entry}",
     "E013": "YAML ends a value inside {{}} at a comma or bracket. Quote the whole: {entry}",
     "E014": "YAML begins a comment at ' #'. Quote the whole: {entry}",
     "E015": "YAML reads ': ' inside a text as a key and its value. Quote the text: {entry}",
+    "W014": "YAML begins a comment at ' #', so this text ends before it. Quote the whole: {entry}. "
+    "Is it a comment? Write '# ' with a space",
 }
-"""What each cut is called; `entry` is the key with its value, quoted right."""
+"""What each cut is called; `entry` is the key with its value quoted right, `what` a text or an expression."""
 
 _NEXT_KEY = re.compile(r"\s*[\w.\-]+\s*:(\s|$)")
 _KEY_BEFORE = re.compile(r"""([\w.\-]+)["']?\s*:\s*$""")
+_HASH_WORD = re.compile(r"[ \t]+#\w")
+_CLOSES = re.compile(r"[}\]]|,\s*[\w.\-]+\s*:\s")
 
 
 class Mend(Struct, frozen=True):
@@ -43,9 +47,12 @@ class Scalar(Struct, frozen=True):
     is_on_line: bool
 
 
-def mended(source: str, line: int, column: int, *, in_flow: bool) -> tuple[str, str, Mend]:
-    """A line with the value at `column` quoted, the entry as it should be written, and what was done."""
-    raw = whole(source[column:], in_flow=in_flow)
+def mended(source: str, line: int, column: int, *, in_flow: bool, has_comment: bool = True) -> tuple[str, str, Mend]:
+    """A line with the value at `column` quoted, the entry as it should be written, and what was done.
+
+    Without `has_comment` a ` #` is a part of the value.
+    """
+    raw = whole(source[column:], in_flow=in_flow, has_comment=has_comment)
     quoted = in_quotes(raw)
     key = _KEY_BEFORE.search(source[:column])
     entry = f"{key.group(1)}: {quoted}" if key else quoted
@@ -81,11 +88,21 @@ def unbalanced(text: str) -> bool:
     return _scan(text, lambda *_: False) is None
 
 
-def whole(rest: str, *, in_flow: bool) -> str:
+def goes_on(tail: str, *, in_flow: bool) -> str | None:
+    """The code of a plain text that a ` #` may have cut, from what follows it: `Room #4`, and no `# comment`.
+
+    Inside {} it is certain where the comment took a bracket or the next key with it.
+    """
+    if not _HASH_WORD.match(tail):
+        return None
+    return "E014" if in_flow and _CLOSES.search(tail) else "W014"
+
+
+def whole(rest: str, *, in_flow: bool, has_comment: bool = True) -> str:
     """The value that was meant, from its start to where its entry ends on the line."""
 
     def ends(at: int) -> bool:
-        if rest[at] == "#" and rest[at - 1 : at] in {" ", "\t"}:
+        if has_comment and rest[at] == "#" and rest[at - 1 : at] in {" ", "\t"}:
             return True
         return in_flow and (rest[at] in "}]" or (rest[at] == "," and _NEXT_KEY.match(rest, at + 1) is not None))
 

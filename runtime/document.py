@@ -32,7 +32,7 @@ from yaml.reader import ReaderError
 
 from runtime import cuts
 from runtime.errors import Finding
-from runtime.model import Path
+from runtime.model import LANGUAGE_PATTERN, Path
 from runtime.places import Places
 
 MAX_BYTES = 1024 * 1024
@@ -46,6 +46,10 @@ EXPRESSION_KEYS = frozenset({"guard", "when", "from", "otherwise", "at_least", "
 """Keys whose value is an expression."""
 EXPRESSION_MAPS = frozenset({"assign", "entry", "ai_state"})
 """Keys whose values are expressions, one per name."""
+TEXT_KEYS = frozenset({"title", "text", "short", "label", "tell", "why"})
+"""Keys whose value is a text for players, or a map of texts by language."""
+TEXT_MAPS = frozenset({"say", "kinds", "words", "slots"})
+"""Keys under which every value is a text."""
 
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -164,6 +168,7 @@ class _Reader:
         self._parser = CSafeLoader(text)
         self._flow: list[bool] = []
         self._scalar_before: Event = None
+        self._here: Path = ()
 
     def document(self) -> Any:
         """The root mapping. Raises _Cut and _Unreadable."""
@@ -216,8 +221,9 @@ class _Reader:
     def _sequence(self, start: Event, path: Path) -> list[Any]:
         self._deeper(start)
         items: list[Any] = []
+        self._here = (*path, 0)
         while not isinstance(event := self._next(), SequenceEndEvent):
-            here = (*path, len(items))
+            here = self._here = (*path, len(items))
             self.places.keys[here] = self._place(event)
             item = self._node(event, here)
             if item is not _GONE:
@@ -231,6 +237,7 @@ class _Reader:
         previous: Event | None = None
         while not isinstance(event := self._next(), MappingEndEvent):
             key = self._key(event, path, entries)
+            self._here = (*path, key or "")
             value = self._next()
             if start.flow_style and _has_no_colon(event, value) and _is_plain(previous):
                 raise self._cut(previous, "E013")
@@ -284,7 +291,19 @@ class _Reader:
             return self._string(event, path)
         if _is_expression(path) and cuts.unbalanced(event.value) and self._comment_follows(event):
             raise self._cut(event, "E014")
+        if _is_text(path):
+            self._hashed(event)
         return self._plain(event, path)
+
+    def _hashed(self, event: Event) -> None:
+        """Tell a text that goes on behind ` #`."""
+        line, column = event.start_mark.line, event.start_mark.column
+        code = cuts.goes_on(self._line(event.end_mark)[event.end_mark.column :], in_flow=self._in_flow)
+        if code == "E014":
+            raise self._cut_at(line, column, code, in_flow=True, has_comment=False)
+        if code:
+            _, entry, _ = cuts.mended(self._lines[line], line, column, in_flow=self._in_flow, has_comment=False)
+            self._fault(event, code, cuts.MESSAGES[code].format(entry=entry))
 
     def _tagged(self, event: Event, path: Path) -> Any:
         if _is_expression(path) and self._line(event.start_mark)[event.start_mark.column :].startswith("!"):
@@ -365,10 +384,12 @@ class _Reader:
     def _in_flow(self) -> bool:
         return bool(self._flow) and self._flow[-1]
 
-    def _cut_at(self, line: int, column: int, code: str, *, in_flow: bool) -> _Cut:
-        written, entry, mend = cuts.mended(self._lines[line], line, column, in_flow=in_flow)
-        where = cuts.original(self._mends, line, column) + 1
-        finding = Finding(self._file, line + self._first_line, where, code, cuts.MESSAGES[code].format(entry=entry))
+    def _cut_at(self, line: int, column: int, code: str, *, in_flow: bool, has_comment: bool = True) -> _Cut:
+        source = self._lines[line]
+        written, entry, mend = cuts.mended(source, line, column, in_flow=in_flow, has_comment=has_comment)
+        is_text = _is_text(self._here) or (entry.partition(":")[0] in TEXT_KEYS and not _is_expression(self._here))
+        message = cuts.MESSAGES[code].format(entry=entry, what="text" if is_text else "expression")
+        finding = Finding(self._file, *self._written_at(line, column), code, message)
         return _Cut(finding, "\n".join([*self._lines[:line], written, *self._lines[line + 1 :]]), mend)
 
     def _syntax(self, error: Any) -> Exception:
@@ -426,4 +447,12 @@ def _is_plain(event: Event | None) -> bool:
 
 
 def _is_expression(path: Path) -> bool:
-    return path[-1] in EXPRESSION_KEYS or (len(path) > 1 and path[-2] in EXPRESSION_MAPS)
+    return bool(path) and (path[-1] in EXPRESSION_KEYS or (len(path) > 1 and path[-2] in EXPRESSION_MAPS))
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a text for players stands at a path, alone or in one of its languages."""
+    if not path or _is_expression(path) or "payload" in path:
+        return False
+    in_language = len(path) > 1 and path[-2] in TEXT_KEYS and re.fullmatch(LANGUAGE_PATTERN, str(path[-1]))
+    return path[-1] in TEXT_KEYS or bool(in_language) or not TEXT_MAPS.isdisjoint(path[-3:-1])
