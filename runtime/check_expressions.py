@@ -2,54 +2,41 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from runtime.check_graph import edges_in, guards, words
-from runtime.check_members import literals, secrets
+from runtime.check_members import Vocabulary, literals, met, secrets, vocabulary_of
+from runtime.check_syntax import CALLS, Place, a, as_text, explained
+from runtime.check_values import values
 from runtime.draft import Draft, Slot, expressions
 from runtime.errors import Finding
 from runtime.expression import CelType, Expression, ExpressionError, Names, Token, tokens
 from runtime.machine import VARIABLE_TYPES, ai_state_names, base_names, edge_names, learn_names, story_names
 from runtime.model import Edge, Expr, LongDie, Path
-from runtime.shape import did_you_mean
+from runtime.shape import closest, did_you_mean
 
-_NO_OVERLOAD = re.compile(r"found no matching overload for '(\S+)' applied to '\((.*)\)'")
-_TYPE_NAMES = {
-    "double": "float",
-    "string": "str",
-    "list<string>": "set",
-    "list(string)": "set",
-    "list<dyn>": "list",
-    "list(dyn)": "list",
-    "dyn": "anything",
-}
-_CALLS = {
-    "add": "add(set, member)",
-    "remove": "remove(set, member)",
-    "min": "min(a, b)",
-    "max": "max(a, b)",
-    "clamp": "clamp(value, low, high)",
-    "norm": "norm(text)",
-    "given": "given(payload.x)",
-    "size": "size(set or text)",
-}
-_SYNTAX = (
-    (re.compile(r"'(and|or|not)'"), "Write && for and, || for or, !( ) for not"),
-    (re.compile(r"error at: '= ?'"), "Compare with =="),
-    (re.compile(r"<EOF>"), "Something is missing at the end, or a bracket is left open"),
-    (re.compile(r"error at: '[^\x00-\x7f]"), "Texts stand in quotes, and operators are of ASCII"),
-    (re.compile(r"error at: ''"), "A quote mark is left open"),
-)
+_KNOWN_CALLS = frozenset(CALLS) | {"int", "double", "string", "bool", "has", "type", "dyn", "matches"}
+_OTHER_LANGUAGES = frozenset({"and", "or", "not"})
+
+
+class Scope(Struct, frozen=True):
+    """What the expressions of one place may read, and what their literals are compared with."""
+
+    names: Names
+    vocabulary: Vocabulary
+
+
+Scopes = dict[tuple[str, int], Scope]
+"""Scopes that were made already, by role and edge."""
 
 
 def expressed(draft: Draft) -> Iterator[Finding]:
     """Every fault of every expression."""
     seen: set[tuple[Path, str]] = set()
     read: set[str] = set()
-    scopes: dict[tuple[str, int], Names] = {}
+    scopes: Scopes = {}
     for slot in expressions(draft):
         read |= words(slot.source)
         for finding in _slot(draft, slot, scopes):
@@ -61,7 +48,7 @@ def expressed(draft: Draft) -> Iterator[Finding]:
         yield from _stuck(draft)
 
 
-def _slot(draft: Draft, slot: Slot, scopes: dict[tuple[str, int], Names]) -> Iterator[Finding]:
+def _slot(draft: Draft, slot: Slot, scopes: Scopes) -> Iterator[Finding]:
     variable = slot.variable
     if variable is not None and variable not in draft.definition.context:
         if variable not in draft.lost:
@@ -69,16 +56,16 @@ def _slot(draft: Draft, slot: Slot, scopes: dict[tuple[str, int], Names]) -> Ite
             message = f"no variable '{variable}'{did_you_mean(variable, known, 'Declare it in `context`')}"
             yield draft.at_key(slot.path[:-1] if slot.role == "learn" else slot.path, "E306", message)
         return
-    yield from _judged(draft, slot, _names(draft, slot, scopes))
+    yield from _judged(draft, slot, _scope(draft, slot, scopes))
 
 
 def told_when(draft: Draft) -> Iterator[Finding]:
     """Every fault of the fragments' `when`."""
-    names = story_names(draft.definition, draft.edges)
+    scope = Scope(story_names(draft.definition, draft.edges), vocabulary_of(draft, None))
     for file in draft.fragments:
         inside = structs.replace(draft, document=file.document)
         for path, source in _whens(file.document.value):
-            yield from _judged(inside, Slot(path, source, "guard"), names)
+            yield from _judged(inside, Slot(path, source, "guard"), scope)
 
 
 def _whens(value: object) -> Iterator[tuple[Path, Expr]]:
@@ -89,25 +76,26 @@ def _whens(value: object) -> Iterator[tuple[Path, Expr]]:
                 yield (field, index, "when"), source
 
 
-def _judged(draft: Draft, slot: Slot, names: Names) -> Iterator[Finding]:
+def _judged(draft: Draft, slot: Slot, scope: Scope) -> Iterator[Finding]:
     try:
-        expression = names.compile(slot.source)
+        expression = scope.names.compile(slot.source)
     except ExpressionError as error:
-        yield from _uncompiled(draft, slot, names, error)
+        yield from _uncompiled(draft, slot, scope, error)
         return
     yield from _type(draft, slot, expression)
-    yield from literals(draft, slot)
+    yield from literals(draft, slot, scope.vocabulary)
+    yield from values(draft, slot, scope.vocabulary)
     yield from secrets(draft, slot, expression)
 
 
-def _names(draft: Draft, slot: Slot, scopes: dict[tuple[str, int], Names]) -> Names:
+def _scope(draft: Draft, slot: Slot, scopes: Scopes) -> Scope:
     key = (slot.role if slot.role in {"learn", "ai_state"} else "", id(slot.edge))
     if key not in scopes:
-        scopes[key] = _scope(draft, slot)
+        scopes[key] = Scope(_names(draft, slot), vocabulary_of(draft, slot.edge))
     return scopes[key]
 
 
-def _scope(draft: Draft, slot: Slot) -> Names:
+def _names(draft: Draft, slot: Slot) -> Names:
     definition = draft.definition
     if slot.role == "ai_state":
         everything = [file.prompt for file in draft.prompts if file.prompt]
@@ -119,15 +107,39 @@ def _scope(draft: Draft, slot: Slot) -> Names:
     return edge_names(definition, slot.edge, draft.edges)
 
 
-def _uncompiled(draft: Draft, slot: Slot, names: Names, error: ExpressionError) -> Iterator[Finding]:
-    unknown = list(_unknown(str(slot.source), names)) if "undeclared" in error.message else []
+def _uncompiled(draft: Draft, slot: Slot, scope: Scope, error: ExpressionError) -> Iterator[Finding]:
+    source, place = str(slot.source), _place(draft, slot, scope.names)
+    unknown = list(_unknown(source, scope.names)) if "undeclared" in error.message else []
+    if not unknown or any(token.text.lower() in _OTHER_LANGUAGES for token, _ in unknown):
+        said = explained(error.message, source, place)
+        yield draft.inside(slot.path, said.col or error.col, said.code, said.message)
+        return
+    plain = {token.col: token.text for token, is_call in unknown if not is_call and "." not in token.text}
+    members = dict(met(draft, slot, scope.vocabulary, frozenset(plain.values())))
+    quoted = as_text(source, plain, place)
     for token, is_call in unknown:
-        if token.text.rpartition(".")[2] not in draft.lost:
-            message = _no_function(token.text) if is_call else _no_name(slot, token.text, names)
-            yield draft.inside(slot.path, token.col, "E302", message)
-    if not unknown:
-        code, message = _explained(error.message)
-        yield draft.inside(slot.path, error.col, code, message)
+        if token.text.rpartition(".")[2] in draft.lost:
+            continue
+        if is_call:
+            yield draft.inside(slot.path, token.col, "E302", _no_function(token.text))
+        elif token.col in members and not _is_other(token.text, scope):
+            yield draft.inside(slot.path, token.col, "E305", members[token.col])
+        else:
+            yield draft.inside(slot.path, token.col, "E302", _no_name(slot, token.text, scope.names, quoted))
+
+
+def _place(draft: Draft, slot: Slot, names: Names) -> Place:
+    wanted: CelType | None = "bool" if slot.role == "guard" else None
+    if slot.variable is not None and slot.key not in {"at_least", "at_most"}:
+        wanted = VARIABLE_TYPES[draft.definition.context[slot.variable].type]
+
+    def type_of(source: str) -> CelType | None:
+        try:
+            return names.compile(source).type
+        except ExpressionError:
+            return None
+
+    return Place(slot.variable or "", wanted, type_of)
 
 
 def _unknown(source: str, names: Names) -> Iterator[tuple[Token, bool]]:
@@ -146,7 +158,11 @@ def _unknown(source: str, names: Names) -> Iterator[tuple[Token, bool]]:
             yield token, False
 
 
-_KNOWN_CALLS = frozenset(_CALLS) | {"int", "double", "string", "bool", "has", "type", "dyn", "matches"}
+def _is_other(name: str, scope: Scope) -> bool:
+    """Whether a name of the scope is likely meant, rather than a member."""
+    known = _bare(scope.names)
+    close = closest(name, known)
+    return any(each.endswith(f".{name}") for each in known) or (bool(close) and close not in scope.vocabulary.members)
 
 
 def _resolves(chain: str, names: Names) -> bool:
@@ -157,11 +173,11 @@ def _resolves(chain: str, names: Names) -> bool:
 
 
 def _no_function(name: str) -> str:
-    calls = ", ".join(_CALLS)
-    return f"no function '{name}'{did_you_mean(name, _CALLS, f'Functions are {calls}')}"
+    calls = ", ".join(CALLS)
+    return f"no function '{name}'{did_you_mean(name, CALLS, f'Functions are {calls}')}"
 
 
-def _no_name(slot: Slot, name: str, names: Names) -> str:
+def _no_name(slot: Slot, name: str, names: Names, quoted: str) -> str:
     root, _, rest = name.partition(".")
     beside = [known for known in names.types if known.startswith(f"{root}.")]
     if rest and beside:
@@ -170,7 +186,8 @@ def _no_name(slot: Slot, name: str, names: Names) -> str:
     behind = next((known for known in _bare(names) if known.endswith(f".{name}")), "")
     if behind:
         return f"no name '{name}' here. Did you mean '{behind}'?"
-    fallback = _elsewhere(slot, root) or f"A variable stands in `context`; a text in quotes: '{name}'"
+    text = f"; a text in quotes of its own, inside YAML's: {quoted}" if quoted else ""
+    fallback = _elsewhere(slot, root) or f"A variable stands in `context`{text}"
     return f"no name '{name}' here{did_you_mean(name, _bare(names), fallback)}"
 
 
@@ -190,48 +207,10 @@ def _elsewhere(slot: Slot, root: str) -> str:
     return "" if root != "option" else "option is known on edges only: option.key and option.kind"
 
 
-def _explained(message: str) -> tuple[str, str]:
-    """A library's message as code and sentence."""
-    overload = _NO_OVERLOAD.search(message)
-    if overload:
-        return "E303", _mismatch(*overload.groups())
-    if "undeclared reference to" in message:
-        name = message.partition("'")[2].rstrip("'")
-        return "E302", f"'{name}' is not called like this: write {_CALLS.get(name, 'it otherwise')}"
-    if message.startswith("Syntax error: "):
-        mend = next(
-            (mend for pattern, mend in _SYNTAX if pattern.search(message)), "Is an operator or bracket missing?"
-        )
-        return "E301", f"the expression can't be read: {_short(message)}. {mend}"
-    return "E301", message if message.startswith("has(") else f"the expression {message}"
-
-
-def _short(message: str) -> str:
-    text = message.removeprefix("Syntax error: ").partition(" expecting {")[0]
-    return text.replace("token recognition error at:", "no meaning in").replace("<EOF>", "its end")
-
-
-def _mismatch(function: str, types: str) -> str:
-    kinds = [_TYPE_NAMES.get(kind.strip(), kind.strip()) for kind in types.split(", ")]
-    sign = function.strip("_").replace("@in", "in").replace("?_:", "? :").replace("[_]", "[ ]")
-    if {"int", "float"} <= set(kinds):
-        return f"'{sign}' can't mix int and float. Write whole floats as 1.0"
-    if sign in {"&&", "||", "!", "? :"}:
-        other = next((kind for kind in kinds if kind != "bool"), kinds[-1])
-        return f"'{sign}' wants a bool and has {_a(other)}. Compare it with something"
-    if "set" in kinds and "str" in kinds:
-        return f"'{sign}' can't take a set and a str. Write member in set, add(set, member) or remove(set, member)"
-    return f"'{sign}' can't take {' and '.join(map(_a, kinds))}. Compare or join values of one type"
-
-
-def _a(kind: str) -> str:
-    return f"an {kind}" if kind in {"int", "anything"} else f"a {kind}"
-
-
 def _type(draft: Draft, slot: Slot, expression: Expression) -> Iterator[Finding]:
     if slot.role == "guard":
         if expression.type != "bool":
-            message = f"a guard is a bool, and this gives {_a(expression.type)}. Compare it with something"
+            message = f"a guard is a bool, and this gives {a(expression.type)}. Compare it with something"
             yield draft.at_value(slot.path, "E304", message)
         return
     if slot.variable is None:
@@ -239,11 +218,11 @@ def _type(draft: Draft, slot: Slot, expression: Expression) -> Iterator[Finding]
     wanted = VARIABLE_TYPES[draft.definition.context[slot.variable].type]
     if slot.key in {"at_least", "at_most"} and wanted not in {"int", "float"}:
         yield draft.at_key(
-            slot.path, "E303", f"'{slot.key}' bounds numbers, and '{slot.variable}' is {_a(wanted)}. Delete it"
+            slot.path, "E303", f"'{slot.key}' bounds numbers, and '{slot.variable}' is {a(wanted)}. Delete it"
         )
     elif wanted != expression.type:
         message = (
-            f"'{slot.variable}' is {_a(wanted)}, and this gives {_a(expression.type)}{_type_mend(wanted, expression)}"
+            f"'{slot.variable}' is {a(wanted)}, and this gives {a(expression.type)}{_type_mend(wanted, expression)}"
         )
         yield draft.at_value(slot.path, "E303", message)
 
@@ -257,6 +236,8 @@ def _type_mend(wanted: CelType, expression: Expression) -> str:
         )
     if (wanted, expression.type) == ("int", "float"):
         return ". Write int( ) around it"
+    if wanted == "str" and expression.program is None:
+        return f""". A text stands in quotes of its own, inside YAML's: '"{expression.source}"'"""
     if (wanted, expression.type) == ("set", "str"):
         return ". Write add(set, member) or [member]"
     return ". Let them agree"

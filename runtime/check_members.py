@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from runtime.draft import Draft, Slot
 from runtime.errors import Finding
@@ -26,26 +26,38 @@ class Vocabulary(Struct, frozen=True):
     members: frozenset[str]
 
 
-def literals(draft: Draft, slot: Slot) -> Iterator[Finding]:
+def literals(draft: Draft, slot: Slot, vocabulary: Vocabulary) -> Iterator[Finding]:
     """Literals and member names that meet an enum, a set or a pick that hasn't them."""
+    for col, message in met(draft, slot, vocabulary):
+        yield draft.inside(slot.path, col, "E305", message)
+
+
+def met(
+    draft: Draft, slot: Slot, vocabulary: Vocabulary, unknown: frozenset[str] = frozenset()
+) -> Iterator[tuple[int, str]]:
+    """Where, as a character from 1, something is none of the members that it meets, and the sentence.
+
+    `unknown` are names that aren't declared: each may be a member that was misspelled.
+    """
     if not isinstance(slot.source, str):
         return
-    vocabulary = _vocabulary(draft, slot.edge)
+    read = structs.replace(vocabulary, members=vocabulary.members | unknown) if unknown else vocabulary
     found = list(tokens(slot.source))
-    met = [*_compared(found, vocabulary), *_collected(found, vocabulary)]
+    meetings = [*_compared(found, read), *_collected(found, read)]
     if slot.variable is not None:
-        met += _assigned(found, draft.definition, slot.variable, vocabulary)
-    for token, name, members in dict.fromkeys(met):
+        meetings += _assigned(found, draft.definition, slot.variable, read)
+    for token, name, members in dict.fromkeys(meetings):
         if token.text not in members:
             there = ", ".join(filter(None, members)) or "none"
             mend = did_you_mean(token.text, members, f"There are {there}")
-            yield draft.inside(slot.path, token.col, "E305", f"'{token.text}' is none of the members of '{name}'{mend}")
+            yield token.col, f"'{token.text}' is none of the members of '{name}'{mend}"
 
 
 _Met = tuple[Token, str, tuple[str, ...]]
 
 
-def _vocabulary(draft: Draft, edge: Edge | None) -> Vocabulary:
+def vocabulary_of(draft: Draft, edge: Edge | None) -> Vocabulary:
+    """What the literals of an edge's expressions are compared with; without an edge, of the machine's own."""
     context = draft.definition.context
     enums: dict[str, Sequence[str]] = {name: each.of or () for name, each in context.items() if each.type == "enum"}
     if edge is not None:
@@ -60,14 +72,18 @@ def _vocabulary(draft: Draft, edge: Edge | None) -> Vocabulary:
 
 
 def _choices(draft: Draft, edge: Edge) -> dict[str, Sequence[str]]:
-    """What option.key and option.kind may be where an edge stands."""
-    states = [state for name, state in draft.definition.states.items() if edge.source in {name, ROOT}]
+    """What option.key and option.kind may be where an edge stands; nothing where options were cut out."""
+    names = [name for name in draft.definition.states if edge.source in {name, ROOT}]
+    if any(gone[:3] == ("states", name, "options") for name in names for gone in draft.document.gone):
+        return {}
+    states = [draft.definition.states[name] for name in names]
     keys = [option.key for state in states for option in state.authored]
     kinds = [kind for state in states for kind in state.kinds]
     return {"option.key": [*keys, *kinds, CONTINUE, ""], "option.kind": [*kinds, ""]}
 
 
-def _is_literal(token: Token, vocabulary: Vocabulary) -> bool:
+def is_literal(token: Token, vocabulary: Vocabulary) -> bool:
+    """Whether a token is a text in quotes, or a member's name."""
     return token.kind == "string" or (token.kind == "name" and token.text in vocabulary.members)
 
 
@@ -76,21 +92,27 @@ def _compared(found: list[Token], vocabulary: Vocabulary) -> Iterator[_Met]:
     for left, operator, right in zip(found, found[1:], found[2:], strict=False):
         if operator.text in {"==", "!="}:
             for name, literal in ((left, right), (right, left)):
-                if name.kind == "name" and name.text in vocabulary.enums and _is_literal(literal, vocabulary):
+                if name.kind == "name" and name.text in vocabulary.enums and is_literal(literal, vocabulary):
                     yield literal, name.text, tuple(vocabulary.enums[name.text])
-        elif operator.text == "in" and right.text in vocabulary.sets and _is_literal(left, vocabulary):
+        elif operator.text == "in" and right.text in vocabulary.sets and is_literal(left, vocabulary):
             yield left, right.text, tuple(vocabulary.sets[right.text])
     for index, token in enumerate(found):
-        if token.text in vocabulary.enums and [each.text for each in found[index + 1 : index + 3]] == ["in", "["]:
-            for literal in _listed(found[index + 3 :], vocabulary):
-                yield literal, token.text, tuple(vocabulary.enums[token.text])
+        opening = [each.text for each in found[index + 1 : index + 3]]
+        if token.text in vocabulary.enums and opening == ["in", "["]:
+            known = vocabulary.enums[token.text]
+        elif token.text in vocabulary.sets and opening in (["==", "["], ["!=", "["]):
+            known = vocabulary.sets[token.text]
+        else:
+            continue
+        for literal in _listed(found[index + 3 :], vocabulary):
+            yield literal, token.text, tuple(known)
 
 
 def _listed(found: Iterable[Token], vocabulary: Vocabulary) -> Iterator[Token]:
     for token in found:
         if token.text == "]" and token.kind == "operator":
             return
-        if _is_literal(token, vocabulary):
+        if is_literal(token, vocabulary):
             yield token
 
 
@@ -101,7 +123,7 @@ def _collected(found: list[Token], vocabulary: Vocabulary) -> Iterator[_Met]:
             continue
         opening, name, comma, literal, closing = found[index + 1 : index + 6]
         is_plain = (opening.text, comma.text, closing.text) == ("(", ",", ")")
-        if is_plain and name.text in vocabulary.sets and _is_literal(literal, vocabulary):
+        if is_plain and name.text in vocabulary.sets and is_literal(literal, vocabulary):
             yield literal, name.text, tuple(vocabulary.sets[name.text])
 
 
@@ -113,7 +135,7 @@ def _assigned(found: list[Token], definition: Definition, variable: str, vocabul
         return [(token, variable, members) for token in _listed(found[1:], vocabulary)]
     if declared.type != "enum":
         return []
-    met = [(token, variable, members) for token in _results(found) if _is_literal(token, vocabulary)]
+    met = [(token, variable, members) for token in _results(found) if is_literal(token, vocabulary)]
     picked = [(token, face) for token in _results(found) for face in vocabulary.enums.get(token.text, ())]
     faces = [
         (Token("string", face, token.col), variable, members) for token, face in picked if token.text not in members
