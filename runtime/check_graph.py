@@ -26,6 +26,8 @@ def graph(draft: Draft) -> Iterator[Finding]:
     yield from _checkpoints(draft)
     yield from _choices(draft)
     yield from _silent(draft)
+    yield from _inferred(draft)
+    yield from _used_up(draft)
 
 
 def words(source: Expr | None) -> frozenset[str]:
@@ -234,3 +236,26 @@ def _free_choice(draft: Draft, name: str, free: FreeOptions, path: Path) -> Iter
         mend = "Read option.kind in a guard or assign"
         message = f"several options are offered in '{name}' and nothing reads the choice. {mend}"
         yield draft.at_key(path, "W203", message)
+
+
+def _inferred(draft: Draft) -> Iterator[Finding]:
+    """Options whose edges lead on to several states while their event has the name of the first; staying is none."""
+    for name, state in draft.definition.states.items():
+        for index, option in enumerate(state.authored):
+            targets = list(dict.fromkeys(part.target for part in option.edges))
+            if len(set(targets) - {name}) > 1 and option.event is None:
+                message = (
+                    f"the option '{option.key}' leads to {', '.join(targets)}, and sends the event '{targets[0]}', "
+                    f"after its first edge. Say which event it sends: `event: {targets[0]}`, or one of your own"
+                )
+                yield draft.at_key(("states", name, "options", index), "W206", message)
+
+
+def _used_up(draft: Draft) -> Iterator[Finding]:
+    """States that a player who comes back to can't leave: every way on is `once`, and leads back there."""
+    steps = _steps(draft)
+    for name in draft.definition.states:
+        onward = [edge for edge in edges_in(draft, name) if edge.target != name and not edge.must]
+        if onward and all(edge.once and name in _closure([edge.target], steps) for edge in onward):
+            message = f"every way on from '{name}' is once, and '{name}' can be reached again: then nothing leads on"
+            yield draft.at_key(("states", name), "W207", f"{message}. Let one way stay open")

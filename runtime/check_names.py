@@ -10,7 +10,7 @@ from msgspec import UnsetType
 from runtime.draft import Draft, option_path
 from runtime.errors import Finding
 from runtime.expression import CEL_WORDS, SCOPE_WORDS
-from runtime.model import INITIAL, INT_MAX, INT_MIN, ROOT, Edge, FreeOptions, LongDie, Option, Path, Variable
+from runtime.model import CONTINUE, INITIAL, INT_MAX, INT_MIN, ROOT, Edge, FreeOptions, LongDie, Option, Path, Variable
 from runtime.prompt import TURN_INPUTS
 from runtime.shape import did_you_mean
 
@@ -19,6 +19,8 @@ CEL_KEYWORDS = frozenset(
     | {"let", "loop", "package", "namespace", "return", "var", "void", "while"}
 )
 """Words that no name may be, not even behind a dot. Source: github.com/google/cel-spec, langdef.md."""
+CHOSEN = "selected_option_id"
+"""The field of a request's payload that names the option chosen."""
 WITH_EDGES = ("target", "name", "assign", "must")
 """What an option with `edges` says on its edges instead."""
 
@@ -30,6 +32,7 @@ def names(draft: Draft) -> Iterator[Finding]:
     yield from _members(draft)
     yield from _unique(draft)
     yield from _keywords(draft)
+    yield from _reserved(draft)
     yield from _targets(draft)
     yield from _events(draft)
     yield from _edge_names(draft)
@@ -52,6 +55,9 @@ def _variables(draft: Draft) -> Iterator[Finding]:
         owner = _owner(name)
         if owner:
             yield draft.at_key(path, "E111", f"'{name}' is {owner}, so no variable may have it. Choose another name")
+        if variable.secret and variable.show:
+            message = f"'{name}' is secret, so no answer may show it. Delete `show`, or `secret`"
+            yield draft.at_key((*path, "show"), "E123", message)
         yield from _range(draft, path, variable)
         yield from _of(draft, path, variable)
         if not isinstance(variable.default, UnsetType):
@@ -245,6 +251,24 @@ def _keywords(draft: Draft) -> Iterator[Finding]:
             yield draft.at_key(
                 path, "E111", f"'{name}' is a word of CEL, so expressions can't read it. Choose another name"
             )
+
+
+def _reserved(draft: Draft) -> Iterator[Finding]:
+    """Names that the runtime itself puts beside those of a machine."""
+    taken = "is the key of the one option where there is nothing to choose. Choose another, like 'go_on'"
+    for name, state in draft.definition.states.items():
+        base: Path = ("states", name, "options")
+        for index, option in enumerate(state.authored):
+            if option.key.casefold() == CONTINUE:
+                yield draft.at_value((*base, index, "key"), "E111", f"'{option.key}' {taken}")
+        for kind in state.kinds:
+            if kind.casefold() == CONTINUE:
+                yield draft.at_key((*base, "kinds", kind), "E111", f"'{kind}' {taken}")
+    for name, event in draft.definition.events.items():
+        for field in event.payload:
+            if field.casefold() == CHOSEN:
+                message = f"'{field}' is how a client names the option chosen. Choose another name for the field"
+                yield draft.at_key(("events", name, "payload", field), "E111", message)
 
 
 def _targets(draft: Draft) -> Iterator[Finding]:

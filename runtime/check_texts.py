@@ -5,19 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
+from runtime.check_graph import is_true
 from runtime.constraints import Bounds
 from runtime.draft import Draft, FragmentFile, PromptFile, own_path, texts
 from runtime.errors import Finding
 from runtime.expression import tokens
 from runtime.fragments import WORDS, Fragments, Group
 from runtime.machine import DEFAULT_PROMPTS, asked_ai_state
-from runtime.model import INITIAL, Edge, Option, Path, Text
+from runtime.model import INITIAL, Edge, Option, Path, State, Text
 from runtime.prompt import TURN_INPUTS
 from runtime.shape import did_you_mean
 
 SHORT_CHARS = {"zh": 8, "ja": 8, "ko": 8}
 SHORT_CHARS_ELSEWHERE = 14
 """The longest `short` of an option, in code points. Source: DESIGN, where keys stand."""
+DATA_KINDS = frozenset({"int", "float", "bool", "json"})
+"""Kinds of outputs that no text tells."""
 TOLD_BY_RULES = frozenset({"decision.text", "result.text"})
 """Outputs that the offline narrator tells from the choice and its `tell`: they need no fragment."""
 
@@ -109,6 +112,7 @@ def _fragments(draft: Draft, file: FragmentFile) -> Iterator[Finding]:
         yield Finding(file.document.file, 1, 1, "W503", message)
     value = file.document.value if isinstance(file.document.value, dict) else {}
     fields = _fields(draft, file.language)
+    places = dict.fromkeys([*draft.definition.states, *(edge.full_name for edge in draft.edges)])
     for field, groups in value.items():
         if field == WORDS or not _FIELD.fullmatch(field):
             continue
@@ -117,11 +121,24 @@ def _fragments(draft: Draft, file: FragmentFile) -> Iterator[Finding]:
             yield _at(file, (field,), "E512", f"no prompt has the output '{field}'{mend}")
         for index, group in enumerate(groups if isinstance(groups, list) else []):
             if isinstance(group, Mapping):
-                yield from _place(draft, file, (field, index, "at"), group.get("at"))
+                yield from _place(draft, file, (field, index, "at"), group.get("at"), places)
     yield from _words(draft, file, value.get(WORDS))
+    yield from _unread(draft, file, value)
     if file.fragments is not None:
         yield from _says(draft, file, file.fragments)
-        yield from _last_resorts(draft, file, file.fragments)
+        if file.is_whole:
+            yield from _last_resorts(draft, file, file.fragments)
+
+
+def _unread(draft: Draft, file: FragmentFile, fields: Iterable[str]) -> Iterator[Finding]:
+    """Texts for outputs that are no texts: the offline narrator gives these a variable's value."""
+    told = [prompt.fields for edge in draft.edges for prompt in draft.prompts_of(edge)]
+    for field in fields:
+        kinds = {each[field] for each in told if field in each}
+        if kinds and kinds <= DATA_KINDS:
+            kind = ", ".join(sorted(kinds))
+            message = f"'{field}' is {kind}, and no text: nothing reads these. Delete them, or make the output a text"
+            yield Finding(file.document.file, *file.document.places.key((field,)), "W504", message)
 
 
 def _at(file: FragmentFile, path: Path, code: str, message: str) -> Finding:
@@ -151,15 +168,16 @@ def _built_in(draft: Draft) -> Iterator[dict[str, str]]:
                 yield outputs
 
 
-def _place(draft: Draft, file: FragmentFile, path: Path, written: object) -> Iterator[Finding]:
-    known = [*draft.definition.states, *(edge.full_name for edge in draft.edges)]
+def _place(
+    draft: Draft, file: FragmentFile, path: Path, written: object, known: Mapping[str, None]
+) -> Iterator[Finding]:
     if not isinstance(written, str) or not _AT.fullmatch(written) or written in known or not draft.is_whole:
         return
     where = "edge" if "." in written else "state"
     source = written.partition(".")[0]
     states = [*draft.definition.states, INITIAL]
     beside = [name for name in known if name.startswith(f"{source}.")] if where == "edge" else states
-    mend = did_you_mean(written, beside or known, f"There are {', '.join(beside[:8])}" if beside else "")
+    mend = did_you_mean(written, beside or list(known), f"There are {', '.join(beside[:8])}" if beside else "")
     yield _at(file, path, "E511", f"no {where} '{written}'{mend}")
 
 
@@ -292,6 +310,7 @@ def _fragment_languages(draft: Draft) -> Iterator[Finding]:
 def _texts(draft: Draft) -> Iterator[Finding]:
     languages = draft.definition.languages
     for path, key, text in texts(draft):
+        yield from _blank(draft, path, text)
         if isinstance(text, str):
             if len(languages) > 1:
                 example = ", ".join(f"{language}: …" for language in languages)
@@ -302,6 +321,14 @@ def _texts(draft: Draft) -> Iterator[Finding]:
             yield from _languages(draft, path, text)
         if key == "tell":
             yield from _tells(draft, path, text)
+
+
+def _blank(draft: Draft, path: Path, text: Text) -> Iterator[Finding]:
+    written = {path: text} if isinstance(text, str) else {(*path, language): each for language, each in text.items()}
+    for where, each in written.items():
+        if not each.strip():
+            mend = "Write one" if path[-1] in {"text", "title"} or "kinds" in path else "Write one, or delete it"
+            yield draft.at_value(where, "E534", f"this text is empty, so a player would read nothing. {mend}")
 
 
 def _languages(draft: Draft, path: Path, text: Mapping[str, str]) -> Iterator[Finding]:
@@ -340,6 +367,48 @@ def _options(draft: Draft) -> Iterator[Finding]:
             yield from _option(draft, (*base, index), option)
         for kind, text in state.kinds.items():
             yield from _fits(draft, (*base, "kinds", kind), text, None)
+        yield from _alike(draft, base, state)
+
+
+def _alike(draft: Draft, base: Path, state: State) -> Iterator[Finding]:
+    """Options and kinds of one state that a player can't tell from each other."""
+    written: list[tuple[Path, Text, Option | None]] = [
+        ((*base, index, "text"), option.text, option) for index, option in enumerate(state.authored)
+    ]
+    written += [((*base, "kinds", kind), text, None) for kind, text in state.kinds.items()]
+    first: dict[tuple[str, str], tuple[Path, Option | None]] = {}
+    told: set[Path] = set()
+    for path, text, option in written:
+        for where, language, said in _said_in(path, text, draft.definition.languages):
+            before, other = first.setdefault((language, " ".join(said.split()).casefold()), (where, option))
+            if before != where and where not in told and said.strip() and not _exclude(other, option):
+                told.add(where)
+                yield _same_text(draft, where, before, is_sure=_is_open(other) and _is_open(option))
+
+
+def _same_text(draft: Draft, path: Path, before: Path, *, is_sure: bool) -> Finding:
+    line, _ = draft.document.places.value(before)
+    message = f"the option in line {line} has the same text, and "
+    if is_sure:
+        return draft.at_value(path, "E535", f"{message}both are offered together. Let them differ")
+    return draft.at_value(
+        path, "W535", f"{message}both may be offered together. Let them differ, or make one option with `edges`"
+    )
+
+
+def _is_open(option: Option | None) -> bool:
+    """Whether an option is offered whenever its state is reached."""
+    if option is None or not is_true(option.guard):
+        return False
+    return not option.edges or any(is_true(part.guard) for part in option.edges)
+
+
+def _exclude(one: Option | None, other: Option | None) -> bool:
+    """Whether two options' guards are written as each other's opposite: `x` and `!(x)`."""
+    if one is None or other is None or one.guard is None or other.guard is None:
+        return False
+    guards = [str(option.guard).replace(" ", "") for option in (one, other)]
+    return any(a in {f"!{b}", f"!({b})"} for a, b in (guards, guards[::-1]))
 
 
 def _option(draft: Draft, path: Path, option: Option) -> Iterator[Finding]:

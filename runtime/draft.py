@@ -30,11 +30,15 @@ class PromptFile(Struct, frozen=True):
 
 
 class FragmentFile(Struct, frozen=True):
-    """An offline file: `fragments` is None where it has faults."""
+    """An offline file: `fragments` has its groups without faults, None where there are none to read.
+
+    `is_whole` is false where a group has faults.
+    """
 
     language: str
     document: Document
     fragments: Fragments | None
+    is_whole: bool = True
 
 
 class Slot(Struct, frozen=True):

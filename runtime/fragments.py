@@ -164,7 +164,7 @@ def identity_of(field: str, text: str) -> str:
 
 
 def parse_fragments(values: Any, names: Names, file: str) -> tuple[Fragments | None, list[FragmentFault]]:
-    """Compile the values of an `offline.<lang>.yaml`; None where anything in it is faulty.
+    """Compile the values of an `offline.<lang>.yaml`: every group without a fault; None where it is no map.
 
     `names` are what `when` may read (`machine.story_names`). The language is the file's.
     """
@@ -176,10 +176,8 @@ def parse_fragments(values: Any, names: Names, file: str) -> tuple[Fragments | N
         if field != WORDS:
             groups[field] = tuple(_groups(field, listed, names, faults))
     words = _words(values.get(WORDS, {}), faults)
-    if faults:
-        return None, faults
     places = {field: _by_place(listed) for field, listed in groups.items()}
-    return Fragments(language=language_of(file), groups=groups, words=words, places=places), []
+    return Fragments(language=language_of(file), groups=groups, words=words, places=places), faults
 
 
 def language_of(file: str) -> str:

@@ -21,6 +21,7 @@ from runtime.check import check
 from runtime.document import Document, read, too_large
 from runtime.draft import Draft, FragmentFile, PromptFile
 from runtime.errors import DesignError, Finding
+from runtime.expression import Names
 from runtime.fragments import language_of, parse_fragments
 from runtime.machine import Machine, story_names
 from runtime.model import Definition, Edge, edges_of
@@ -210,17 +211,21 @@ def _fragments(
     for file, text in files.items():
         path = PurePosixPath(file)
         if path.suffix == ".yaml" and path.name.startswith(f"{OFFLINE}.") and file.startswith(f"{PROMPTS}/"):
-            document = read(file, text)
-            findings += document.findings
-            fragments = None
-            if document.value is not None:
-                fragments, faults = parse_fragments(document.value, names, file)
-                findings += [
-                    Finding(file, *document.places.value(where), code, message)
-                    for where, code, message in faults
-                    if code != "E505" or not _is_expression(document.value, where)
-                ]
-            yield FragmentFile(language_of(file), document, fragments)
+            yield _fragment_file(file, text, names, findings)
+
+
+def _fragment_file(file: str, text: str, names: Names, findings: list[Finding]) -> FragmentFile:
+    document = read(file, text)
+    findings += document.findings
+    if document.value is None:
+        return FragmentFile(language_of(file), document, None)
+    fragments, faults = parse_fragments(document.value, names, file)
+    findings += [
+        Finding(file, *document.places.value(where), code, message)
+        for where, code, message in faults
+        if code != "E505" or not _is_expression(document.value, where)
+    ]
+    return FragmentFile(language_of(file), document, fragments, is_whole=not faults and not document.gone)
 
 
 def _is_expression(value: Any, path: model.Path) -> bool:

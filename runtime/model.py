@@ -149,7 +149,7 @@ class Option(Part, frozen=True, kw_only=True):
 class FreeOptions(Part, frozen=True, kw_only=True):
     """Choices that the narrator words: the machine draws how many and of which kinds."""
 
-    free: Annotated[str, Meta(pattern=r"^[1-9](\.\.[1-9])?$")] | int
+    free: Annotated[str, Meta(pattern=r"^[1-9](\.\.[1-9])?$")] | Annotated[int, Meta(ge=1, le=9)]
     event: Name
     kinds: dict[Name, Text]
 

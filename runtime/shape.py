@@ -33,7 +33,7 @@ _PATTERNS = {
     PAYLOAD_PATTERN: ("E108", "is no payload type: write int, float, bool, str or text, with ? where it is optional"),
     LANGUAGE_PATTERN: ("E109", "is no language: write a code like zh, en or pt-BR"),
 }
-_FREE = ("E114", "is no number of choices: write 3, or 2..4")
+_FREE = ("E114", "is no number of choices: write 3, or 2..4, at most 9")
 _TYPES = {
     "string": "a text",
     "integer": "a whole number",
@@ -238,6 +238,8 @@ def _told(error: Any, path: Path) -> tuple[str, str]:
         return "E106", f"{value} is not one of {', '.join(words)}{did_you_mean(str(error.instance), words)}"
     if isinstance(kind, _KINDS.Type | _KINDS.AnyOf):
         return "E105", f"{_name(path)} is {_wanted(error, path)}, not {_found(error.instance)}{_longer(error)}"
+    if path[-1:] == ("free",):
+        return _FREE[0], f"{value} {_FREE[1]}"
     is_part = isinstance(error.instance, dict | list)
     return "E110", f"{_name(path) if is_part else value} is {_beyond(kind)}"
 

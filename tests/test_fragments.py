@@ -188,7 +188,15 @@ FAULTS = [
 
 @pytest.mark.parametrize(("values", "path", "code", "message"), FAULTS)
 def test_a_fault_says_what_where_and_the_mend(values: Any, path: tuple[Any, ...], code: str, message: str) -> None:
-    assert parse_fragments(values, NAMES, FILE) == (None, [(path, code, message)])
+    assert parse_fragments(values, NAMES, FILE)[1] == [(path, code, message)]
+
+
+def test_the_groups_without_a_fault_are_kept_to_be_judged() -> None:
+    fragments, faults = parse_fragments({"scene": [{"say": "x"}, {"say": ["y"]}]}, NAMES, FILE)
+
+    assert [code for _, code, _ in faults] == ["E506"]
+    assert fragments is not None
+    assert [(group.index, group.say[0].source) for group in fragments.groups["scene"]] == [(1, "y")]
 
 
 def test_an_expression_that_cannot_be_read_says_at_which_character() -> None:
