@@ -85,7 +85,8 @@ def facts(answer: Answer, language: str) -> list[Fact]:
 def _fact(status: Mapping[str, Any], change: Mapping[str, Any] | None, language: str) -> Fact:
     if isinstance(status["value"], list):
         return _fact_of_set(status, change, language)
-    return Fact(status["label"], _measured(status, language), _change(change, language), change is not None)
+    spoken = "" if _is_worded(status) else _change(change, language)
+    return Fact(status["label"], _measured(status, language), spoken, change is not None)
 
 
 def _fact_of_set(status: Mapping[str, Any], change: Mapping[str, Any] | None, language: str) -> Fact:
@@ -98,10 +99,14 @@ def _fact_of_set(status: Mapping[str, Any], change: Mapping[str, Any] | None, la
     return Fact(status["label"], value, joined(gone, language), change is not None)
 
 
+def _is_worded(status: Mapping[str, Any]) -> bool:
+    """Whether the machine has words of its own for the value: what was before it has none here."""
+    return status["text"] not in (str(status["value"]), str(status["value"]).lower())
+
+
 def _measured(status: Mapping[str, Any], language: str) -> str:
     value, most = status["value"], status["max"]
-    told = status["text"] not in (str(value), str(value).lower())
-    shown = status["text"] if told else _shown(value, language)
+    shown = status["text"] if _is_worded(status) else _shown(value, language)
     return f"{shown}/{_shown(most, language)}" if most is not None and not isinstance(value, bool) else shown
 
 
