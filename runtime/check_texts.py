@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from runtime.check_graph import is_true
+from runtime.check_reads import prompt_reads, said_reads
 from runtime.constraints import Bounds
 from runtime.draft import Draft, FragmentFile, PromptFile, own_path, texts
 from runtime.errors import Finding
@@ -35,6 +36,7 @@ def worded(draft: Draft) -> Iterator[Finding]:
     yield from _prompt_names(draft)
     for file in draft.prompts:
         yield from _inputs(draft, file)
+    yield from prompt_reads(draft)
     yield from _unused_prompts(draft)
     for fragments in draft.fragments:
         yield from _fragments(draft, fragments)
@@ -217,6 +219,7 @@ def _says(draft: Draft, file: FragmentFile, fragments: Fragments) -> Iterator[Fi
             for index, say in enumerate(group.say):
                 path: Path = (field, group.index, "say", index)
                 yield from _said(draft, file, path, say.source, say.names)
+                yield from said_reads(draft, file, path, say)
                 length = len(_HOLES.sub("", say.source))
                 if limit is not None and length > limit:
                     message = (

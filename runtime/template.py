@@ -76,13 +76,29 @@ class PromptError(EdgewiseError):
         self.message, self.file, self.line = message, file, line
 
 
+class Read(Struct, frozen=True):
+    """A key that a template reads of an input: `option.text` is the key `text` of `option`.
+
+    `is_sure` is false where the template asks first whether the key is there. `include` is the
+    path of the include that it stands in, '' for the template itself; `line` and `col` count from 1 there.
+    """
+
+    name: str
+    key: str
+    is_sure: bool
+    include: str
+    line: int
+    col: int
+
+
 class Template(Struct, frozen=True):
-    """A compiled template; `names` are the inputs that it and its includes read."""
+    """A compiled template; `names` are the inputs that it and its includes read, `reads` what they read of them."""
 
     source: Source
     names: frozenset[str]
     includes: frozenset[str]
     compiled: Any
+    reads: tuple[Read, ...] = ()
 
 
 class Budget:
@@ -402,6 +418,78 @@ def _vet(tree: nodes.Template, places: Places, loops: int) -> Iterator[Flaw]:
         stack += [(child, depth + 1, around) for child in node.iter_child_nodes()]
 
 
+# --- what a template reads of its inputs ---
+
+_Key = tuple[str, str]
+_ASKING = frozenset({"default", "d", "defined", "undefined"})
+
+
+def _key_of(node: nodes.Node) -> _Key | None:
+    """`option.text` and `option["text"]` as (option, text)."""
+    if not isinstance(node, nodes.Getattr | nodes.Getitem) or not isinstance(node.node, nodes.Name):
+        return None
+    key = node.attr if isinstance(node, nodes.Getattr) else getattr(node.arg, "value", None)
+    return (node.node.name, key) if isinstance(key, str) else None
+
+
+def _member_of(node: nodes.Node) -> tuple[_Key, str] | None:
+    """`"x" in changes` as ((changes, x), in)."""
+    if not isinstance(node, nodes.Compare) or not isinstance(node.expr, nodes.Const) or len(node.ops) != 1:
+        return None
+    operand, key = node.ops[0], node.expr.value
+    if operand.op not in {"in", "notin"} or not isinstance(operand.expr, nodes.Name) or not isinstance(key, str):
+        return None
+    return (operand.expr.name, key), operand.op
+
+
+def _there(test: nodes.Node | None, *, holds: bool) -> frozenset[_Key]:
+    """The keys that are there where a test holds, or fails."""
+    if isinstance(test, nodes.Not):
+        return _there(test.node, holds=not holds)
+    if isinstance(test, nodes.And if holds else nodes.Or):
+        return _there(test.left, holds=holds) | _there(test.right, holds=holds)
+    if isinstance(test, nodes.Test) and test.name == ("defined" if holds else "undefined"):
+        key = _key_of(test.node)
+        return frozenset([key]) if key else frozenset()
+    member = _member_of(test) if test is not None else None
+    return frozenset([member[0]]) if member and member[1] == ("in" if holds else "notin") else frozenset()
+
+
+def _branches(node: nodes.Node) -> Iterator[tuple[nodes.Node, frozenset[_Key], bool]]:
+    """A node's parts, each with the keys that are there in it, and whether it may miss the one that it reads."""
+    if isinstance(node, nodes.If):
+        yield node.test, frozenset(), False
+        yield from ((part, _there(node.test, holds=True), False) for part in node.body)
+        yield from ((part, _there(node.test, holds=False), False) for part in (*node.elif_, *node.else_))
+    elif isinstance(node, nodes.CondExpr):
+        yield node.test, frozenset(), False
+        yield node.expr1, _there(node.test, holds=True), False
+        if node.expr2 is not None:
+            yield node.expr2, _there(node.test, holds=False), False
+    elif isinstance(node, nodes.And | nodes.Or):
+        yield node.left, frozenset(), False
+        yield node.right, _there(node.left, holds=isinstance(node, nodes.And)), False
+    else:
+        asked = node.node if isinstance(node, nodes.Filter | nodes.Test) and node.name in _ASKING else None
+        yield from ((child, frozenset(), child is asked) for child in node.iter_child_nodes())
+
+
+def _reads(tree: nodes.Template, places: Places, include: str) -> Iterator[Read]:
+    """Every key of an input that one file reads; names that the file sets itself are no inputs."""
+    own = {node.name for node in tree.find_all(nodes.Name) if node.ctx != "load"}
+    stack: list[tuple[nodes.Node, frozenset[_Key], bool]] = [(tree, frozenset(), False)]
+    while stack:
+        node, there, may_miss = stack.pop()
+        member = _member_of(node)
+        key = member[0] if member else _key_of(node)
+        if key and key[0] not in own:
+            name, word = key
+            at = places.flaw(node.lineno, f"{name}.{word}" if isinstance(node, nodes.Getattr) else name, "", "")
+            is_sure = not member and not may_miss and key not in there
+            yield Read(name, word, is_sure, include, at.line - places.source.line + 1, at.col)
+        stack += [(part, there | more, asks) for part, more, asks in _branches(node)]
+
+
 # --- from text to tree to template ---
 
 
@@ -412,6 +500,7 @@ class _Reader:
         self.includes, self.folder = includes, folder
         self.flaws: list[Flaw] = []
         self.used: list[str] = []
+        self.reads: list[Read] = []
 
     def tree(self, source: Source, chain: tuple[str, ...] = (), loops: int = 0) -> nodes.Template | None:
         """The vetted tree with includes spliced in; None where a flaw is in the way."""
@@ -423,6 +512,7 @@ class _Reader:
         self.flaws += flaws
         if flaws:
             return None
+        self.reads += _reads(tree, places, chain[-1] if chain else "")
         return _Rewriter(self, places, chain, loops).rewritten(tree)
 
     def _parsed(self, source: Source, places: Places) -> nodes.Template | None:
@@ -568,7 +658,9 @@ def _compiled(source: Source, includes: Mapping[str, str], folder: str) -> tuple
         flaw = Places(source).flaw(getattr(error, "lineno", None) or 1, "", "E420", f"{error}. Simplify the template.")
         return None, [*reader.flaws, flaw]
     compiled = Compiled.from_code(_ENVIRONMENT, code, {})
-    return Template(source, frozenset(generator.names), frozenset(reader.used), compiled), reader.flaws
+    names, used = frozenset(generator.names), frozenset(reader.used)
+    reads = tuple(sorted(set(reader.reads), key=lambda read: (read.include, read.line, read.col, read.key)))
+    return Template(source, names, used, compiled, reads), reader.flaws
 
 
 _BROKEN = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
