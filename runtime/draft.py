@@ -10,7 +10,7 @@ from msgspec import Struct, UnsetType
 from runtime.document import Document
 from runtime.errors import Finding
 from runtime.fragments import Fragments
-from runtime.model import Definition, Edge, Event, Expr, Learn, Path, State, Text, Variable
+from runtime.model import Definition, Edge, Expr, Learn, Path, State, Text, Variable
 from runtime.prompt import Prompt
 
 Role = Literal["guard", "assign", "learn", "ai_state"]
@@ -153,9 +153,8 @@ def texts(draft: Draft) -> Iterator[tuple[Path, str, Text]]:
     """Every text that a designer wrote for players: its place, its key, and itself."""
     definition = draft.definition
     yield ("title",), "title", definition.title
-    named: tuple[tuple[str, Mapping[str, Variable] | Mapping[str, Event] | Mapping[str, State]], ...] = (
+    named: tuple[tuple[str, Mapping[str, Variable] | Mapping[str, State]], ...] = (
         ("context", definition.context),
-        ("events", definition.events),
         ("states", definition.states),
     )
     for section, parts in named:

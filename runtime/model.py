@@ -95,7 +95,6 @@ class Event(Part, frozen=True, kw_only=True):
 
     payload: dict[Name, Annotated[str, Meta(pattern=PAYLOAD_PATTERN)]] = {}
     role: Literal["player", "operator"] = "player"
-    label: Text | None = None
 
 
 class EdgePart(Part, frozen=True, kw_only=True):

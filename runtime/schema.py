@@ -87,7 +87,6 @@ DOCS: dict[str, dict[str, str]] = {
     "Event": {
         "payload": "Fields that the client sends: int, float, bool, str or text; `?` = optional.",
         "role": "Who may send it.",
-        "label": "How players read the event's name.",
     },
     "History": {"rewind": "free, off, or checkpoint: only to turns that entered a state with checkpoint: true."},
     "EdgePart": _EDGE_DOCS,

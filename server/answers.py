@@ -205,7 +205,6 @@ class EventLine(Shape, frozen=True):
     """An event: who may send it, and the JSON Schema of its payload."""
 
     role: Literal["player", "operator"]
-    label: Text | None
     payload: dict[str, Any]
 
 

@@ -100,7 +100,6 @@ def _event_line(machine: Machine, event: str) -> dict[str, Any]:
     fields = declared.payload if declared else {}
     return {
         "role": declared.role if declared else "player",
-        "label": _by_language(declared.label, machine.definition.languages) if declared and declared.label else None,
         "payload": {
             "type": "object",
             "properties": {field: _PAYLOAD_TYPES[kind.rstrip("?")] for field, kind in fields.items()},

@@ -78,5 +78,5 @@ def _next_steps(folder: Path) -> list[str]:
         "",
         *(f"  {command:<{widest}}  # {what}" for command, what in steps),
         "",
-        f"Inside {folder}, --project can be left out.",
+        "Run these from here: uv looks for edgewise in the folder that you are in.",
     ]

@@ -52,8 +52,9 @@ class Client:
     async def choose(self, key: str, **more: Any) -> Any:
         """Choose an offered option by its key or kind."""
         offer = (await self.session()).offer
-        found = next(each for each in offer if key in (each.key, each.kind))
-        return await self.send(option=found.id, **more)
+        found = {each.key or each.kind: each.id for each in offer}
+        assert key in found, f"no option '{key}'; offered: {', '.join(found) or 'none'}"
+        return await self.send(option=found[key], **more)
 
     async def session(self) -> Session:
         """The session as the journal has it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 
@@ -88,14 +87,12 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("text", "code"), REFUSED, ids=[f"{code}-{text[:24]}" for text, code in REFUSED])
-def test_what_prompts_do_not_have_is_refused_when_read_and_quickly(text, code):
-    start = time.perf_counter()
+def test_what_prompts_do_not_have_is_refused_when_read(text, code):
     template, found = compile_template(Source("f", text), {})
 
     assert template is None
     assert code in {flaw.code for flaw in found}
     assert {flaw.code for flaw in found} <= set(CODES)
-    assert time.perf_counter() - start < 2
 
 
 CAPPED = [
@@ -120,14 +117,11 @@ CAPPED = [
 
 
 @pytest.mark.parametrize("text", CAPPED)
-def test_what_could_grow_is_refused_or_stopped_quickly(text):
-    start = time.perf_counter()
+def test_what_could_grow_is_refused_or_stopped(text):
     template, _ = compile_template(Source("f", text), {})
     if template is not None:
         with pytest.raises(PromptError):
             render_template(template, INPUTS, Budget())
-
-    assert time.perf_counter() - start < 2
 
 
 @pytest.mark.parametrize(
