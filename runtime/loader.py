@@ -105,6 +105,21 @@ def load(files: Mapping[str, str]) -> Machine:
     faults = [finding for finding in findings if finding.is_fault]
     if faults or draft is None:
         raise DesignError(faults)
+    return _built(draft, files, findings)
+
+
+def load_kept(files: Mapping[str, str]) -> Machine:
+    """Compile a definition that was served before: it was checked then, by the rules of then.
+
+    Raises DesignError where it has no shape any more.
+    """
+    draft, findings = _draft(files)
+    if draft is None:
+        raise DesignError(findings)
+    return _built(draft, files, [])
+
+
+def _built(draft: Draft, files: Mapping[str, str], findings: list[Finding]) -> Machine:
     fragments = {file.language: file.fragments for file in draft.fragments if file.fragments}
     return machines.build(
         draft.definition, draft.edges, draft.variants(), fragments, dict(files), digest_of(files), tuple(findings)

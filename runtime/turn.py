@@ -138,7 +138,7 @@ class Runtime:
                 digest=session.digest,
                 reasons=["definition_missing"],
             )
-        self._by_digest[session.digest] = await asyncio.to_thread(loader.load, files)
+        self._by_digest[session.digest] = await asyncio.to_thread(loader.load_kept, files)
         return self._by_digest[session.digest]
 
     @contextmanager

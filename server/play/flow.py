@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from runtime.narrators.profile import Profile
     from server.settings import Settings
 
-GOOD, WRONG_USE = 0, 2
+GOOD, FINDINGS, WRONG_USE = 0, 1, 2
 _Value = TypeVar("_Value")
 
 
@@ -100,7 +100,7 @@ class _Game:
             card, answer = self._sit_down(machine, session_id, seed)
         except Refused as refused:
             click.echo(f"{refused.message}. {refused.hint}".strip(), err=True)
-            return WRONG_USE
+            return FINDINGS if refused.error == "machine_fault" else WRONG_USE
         self._open_page(card, answer, model)
         while not answer["session"]["ended"]:
             line = self._screen.ask(answer, self._language)
