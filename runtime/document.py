@@ -30,7 +30,7 @@ from yaml.events import (
 )
 from yaml.reader import ReaderError
 
-from runtime import cuts
+from runtime import cuts, fullwidth
 from runtime.errors import Finding
 from runtime.model import LANGUAGE_PATTERN, Path
 from runtime.places import Places
@@ -98,8 +98,8 @@ def read(
     text = text.removeprefix("\ufeff")
     if fault := _unreadable(file, text, first_line):
         return Document(file, None, Places({}, {}, {}), (fault,), frozenset())
-    findings: list[Finding] = []
-    mends: list[cuts.Mend] = []
+    text, mends, marks = fullwidth.mended(text)
+    findings = [Finding(file, mark.line + first_line, mark.column + 1, "E016", mark.message) for mark in marks]
     while len(mends) < MAX_MENDS:
         reader = _Reader(file, text, first_line, may_be_null, tuple(mends))
         try:
