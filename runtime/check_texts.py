@@ -314,6 +314,7 @@ def _texts(draft: Draft) -> Iterator[Finding]:
     languages = draft.definition.languages
     for path, key, text in texts(draft):
         yield from _blank(draft, path, text)
+        yield from _templates(draft, path, text)
         if isinstance(text, str):
             if len(languages) > 1:
                 example = ", ".join(f"{language}: …" for language in languages)
@@ -326,9 +327,24 @@ def _texts(draft: Draft) -> Iterator[Finding]:
             yield from _tells(draft, path, text)
 
 
+def _written(path: Path, text: Text) -> dict[Path, str]:
+    """A text's own words by their place, in every language that it has."""
+    return {path: text} if isinstance(text, str) else {(*path, language): each for language, each in text.items()}
+
+
+def _templates(draft: Draft, path: Path, text: Text) -> Iterator[Finding]:
+    for where, each in _written(path, text).items():
+        hole = _HOLES.search(each)
+        if hole:
+            folder = f"prompts/{draft.definition.machine}"
+            message = f"'{hole.group()}' would be shown as it stands: only prompts and fragments have templates"
+            yield draft.at_value(
+                where, "E536", f"{message}. Say it in {folder}/offline.{draft.definition.language}.yaml"
+            )
+
+
 def _blank(draft: Draft, path: Path, text: Text) -> Iterator[Finding]:
-    written = {path: text} if isinstance(text, str) else {(*path, language): each for language, each in text.items()}
-    for where, each in written.items():
+    for where, each in _written(path, text).items():
         if not each.strip():
             mend = "Write one" if path[-1] in {"text", "title"} or "kinds" in path else "Write one, or delete it"
             yield draft.at_value(where, "E534", f"this text is empty, so a player would read nothing. {mend}")

@@ -9,7 +9,7 @@ from itertools import pairwise
 from runtime.check_members import Vocabulary, is_literal
 from runtime.draft import Draft, Slot
 from runtime.errors import Finding
-from runtime.expression import Token, tokens
+from runtime.expression import Token, norm, tokens
 from runtime.model import Variable
 
 _NUMBER = re.compile(r"([+-]?)(\d+(?:\.\d+)?)")
@@ -22,6 +22,7 @@ def values(draft: Draft, slot: Slot, vocabulary: Vocabulary) -> Iterator[Finding
         found = list(tokens(slot.source))
         yield from _divided(draft, slot, found)
         yield from _lists(draft, slot, found, vocabulary)
+        yield from _normed(draft, slot, found)
 
 
 # --- numbers ---
@@ -105,3 +106,49 @@ def _ordered(draft: Draft, slot: Slot, name: str, listed: list[Token], vocabular
         message = f"'{name}' is kept in the order of its `of`, so it never equals [{', '.join(written)}]"
         mend = f"Write [{', '.join(kept)}], or ask for each with `in`"
         yield draft.inside(slot.path, items[0].col, "E309", f"{message}. {mend}")
+
+
+# --- texts ---
+
+
+def _normed(draft: Draft, slot: Slot, found: list[Token]) -> Iterator[Finding]:
+    """`norm(x) == "The Guest"`: a text that no text becomes by `norm`."""
+    for index, token in enumerate(found):
+        if (
+            token.text != "norm"
+            or token.kind != "name"
+            or [each.text for each in found[index + 1 : index + 2]] != ["("]
+        ):
+            continue
+        end = _closing(found, index + 1)
+        for literal in _told_of(found, index, end):
+            yield from _never_normed(draft, slot, literal)
+
+
+def _told_of(found: list[Token], start: int, end: int) -> Iterator[Token]:
+    """What the call from `start` to `end` is compared with, or asked for."""
+    after = [each.text for each in found[end + 1 : end + 4]]
+    if after[:1] in (["=="], ["!="]):
+        yield from found[end + 2 : end + 3]
+    elif after[:2] == ["in", "["]:
+        yield from _list_at(found[end + 2 :])
+    elif after in [[".", method, "("] for method in ("contains", "startsWith", "endsWith")]:
+        yield from found[end + 4 : end + 5]
+    if start > 1 and found[start - 1].text in {"==", "!="}:
+        yield found[start - 2]
+
+
+def _closing(found: list[Token], opening: int) -> int:
+    depth = 0
+    for index in range(opening, len(found)):
+        if found[index].kind == "operator":
+            depth += (found[index].text == "(") - (found[index].text == ")")
+        if not depth:
+            return index
+    return len(found)
+
+
+def _never_normed(draft: Draft, slot: Slot, literal: Token) -> Iterator[Finding]:
+    if literal.kind == "string" and (wanted := norm(literal.text)) != literal.text:
+        message = f"norm(…) never gives '{literal.text}'. Write '{wanted}'"
+        yield draft.inside(slot.path, literal.col, "W302", message)
