@@ -302,7 +302,7 @@ def route(machine: Machine, session: Session) -> Route:
     if not allowed:
         warnings.append(f"state {session.state}: no event is open and the story is not at an end")
     routing = Routing(following, _ends(machine, considered, following), allowed)
-    return Route(routing, offer, _inputs(machine, allowed), tuple(considered), tuple(warnings))
+    return Route(routing, offer, _inputs(here, allowed), tuple(considered), tuple(warnings))
 
 
 class _Here:
@@ -441,8 +441,10 @@ def _continue(here: _Here, following: str | None, suggested: tuple[str, ...]) ->
     return () if event is None else (Offer(1, text, event, CONTINUE),)
 
 
-def _inputs(machine: Machine, allowed: Iterable[str]) -> tuple[Input, ...]:
-    declared = ((event, machine.definition.events.get(event)) for event in allowed)
+def _inputs(here: _Here, allowed: Iterable[str]) -> tuple[Input, ...]:
+    """Where free text is taken by an event that may be sent without an option."""
+    bare = {compiled.edge.event for compiled in here.edges if not compiled.edge.option}
+    declared = ((event, here.machine.definition.events.get(event)) for event in allowed if event in bare)
     return tuple(
         Input(event, field, TEXT_MAX_CHARS)
         for event, what in declared

@@ -283,8 +283,9 @@ def _ignored(session: Session, invoke: Invoke) -> list[str]:
         "seed.run_seed": (invoke.run_seed, session.run_seed),
         "session.player_id": (invoke.player_id, session.player_id),
     }
+    asked |= {f"slots.{name}": (value, session.slots.get(name)) for name, value in invoke.slots.items()}
     return [
-        f"{path}: read at the first event only, {kept!r} stands"
+        f"{path}: read at the first event only, " + ("it stays unset" if kept is None else f"{kept!r} stands")
         for path, (sent, kept) in asked.items()
         if sent is not None and sent != kept
     ]

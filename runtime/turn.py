@@ -82,6 +82,7 @@ class Runtime:
 
     `machines` is name → the version that new sessions get. `clock_ms` gives milliseconds since the
     epoch. `observe` is told of every turn that was answered, also where its client has gone.
+    `trouble` is the world's last fault and when it was (ms), until a turn is answered again.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Runtime:
         self.turn_deadline_s = turn_deadline_s
         self.observe = observe
         self.under_way: set[str] = set()
+        self.trouble: tuple[str, int] | None = None
         self._tasks: set[asyncio.Task[Played]] = set()
         self._by_digest = {machine.digest: machine for machine in machines.values()}
 
@@ -156,7 +158,7 @@ class Runtime:
 
 async def play(runtime: Runtime, invoke: Invoke, role: Role = "operator") -> Played:
     """Take a turn to its end, even where the client goes away. Raises Refusal; nothing changed then."""
-    task = asyncio.create_task(take_turn(runtime, invoke, role))
+    task = asyncio.create_task(noticed(runtime, take_turn(runtime, invoke, role)))
     runtime._tasks.add(task)  # noqa: SLF001 - the flow's own bookkeeping
     task.add_done_callback(runtime._tasks.discard)  # noqa: SLF001
     return await asyncio.shield(task)
@@ -187,6 +189,7 @@ async def take_turn(runtime: Runtime, invoke: Invoke, role: Role = "operator") -
             entry = record(opened, settled, asked, task, narration, session, routed, warnings)
             _, store_s = await clocked(runtime.store.append(entry))
     played = Played(entry, narrate_s, store_s)
+    runtime.trouble = None
     runtime.observe(played)
     return played
 
@@ -423,6 +426,15 @@ def record(
 def prompt_hash(messages: tuple[Message, ...]) -> str:
     """The SHA-256 of rendered messages, in hex: equal when a replay sees the same prompt."""
     return sha256_of(messages)
+
+
+async def noticed(runtime: Runtime, turn: Awaitable[Played]) -> Played:
+    """The turn; a fault of the world on its way is remembered as the runtime's trouble."""
+    try:
+        return await turn
+    except WorldError as error:
+        runtime.trouble = (error.code, runtime.clock_ms())
+        raise
 
 
 @contextmanager

@@ -24,6 +24,8 @@ Asked = Request[Any, Any, Any]
 
 PING_S = 2.0
 """Seconds within which the store must answer for the server to be ready."""
+TROUBLE_MS = 15_000
+"""How long a failed turn counts against being ready, while no other turn is answered."""
 STREAMS = ("text/event-stream", "application/x-ndjson")
 
 
@@ -97,14 +99,22 @@ async def ready(request: Asked) -> ASGIApp:
     """Say whether a turn could be taken now."""
     house, _ = enter(request, None)
     runtime = house.runtime
+    trouble = _trouble(runtime)
     checks: dict[str, dict[str, Any]] = {
-        "store": {"ok": await _is_store_ready(runtime)},
+        "store": {"ok": await _is_store_ready(runtime) and trouble != StoreUnavailable.code},
         "machines": {"ok": runtime.default_machine in runtime.machines, "names": list(runtime.machines)},
-        "narrator": {"ok": True, "name": runtime.narrator.name},
+        "narrator": {"ok": trouble in (None, StoreUnavailable.code), "name": runtime.narrator.name},
     }
     if all(check["ok"] for check in checks.values()):
         return data({"status": "ready", "checks": checks})
     raise StoreUnavailable("no turn could be taken now", "Ask again later.", checks=checks)
+
+
+def _trouble(runtime: turn.Runtime) -> str | None:
+    """What the last turn failed of, while that is news: no turn would come to show that it is over."""
+    if runtime.trouble is None or runtime.clock_ms() - runtime.trouble[1] > TROUBLE_MS:
+        return None
+    return runtime.trouble[0]
 
 
 async def _is_store_ready(runtime: turn.Runtime) -> bool:

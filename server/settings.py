@@ -291,6 +291,8 @@ def _value_faults(settings: Settings) -> Iterator[tuple[str, Any, str]]:
         if not _ORIGIN.fullmatch(origin):
             yield "cors_origins", origin, "an origin is a scheme and a host, with no path: https://example.org"
     for name in ("play_tokens", "operator_tokens"):
+        if name in settings.sources and not getattr(settings, name):
+            yield name, MASK, "it holds no token, and would leave the server open: set one, or leave it out"
         if any(not token.isascii() or not token.isprintable() or " " in token for token in getattr(settings, name)):
             yield name, MASK, "a token holds a space or a character that no token has"
     both = set(settings.play_tokens) & set(settings.operator_tokens)

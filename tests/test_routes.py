@@ -270,6 +270,13 @@ async def test_a_narrator_that_fails_leaves_the_session_as_it_was(serve, failure
     assert "secret of ours" not in str(refused)
     assert await web.journal() == []
 
+    if status == 503:
+        unready = await web.ask("GET", "/ready", 503)
+        assert unready["checks"]["narrator"]["ok"] is False
+    web.runtime.narrator = Offline()
+    await web.invoke("INIT")
+    assert (await web.ask("GET", "/ready"))["checks"]["narrator"]["ok"] is True
+
 
 async def test_a_store_that_fails_is_told_without_its_places(serve):
     class Failing(MemoryStore):

@@ -392,7 +392,9 @@ async def test_a_failed_narration_leaves_the_session_as_it_was(start):
     down = errors.NarratorUnavailable("down", rungs=["json_object"])
     client = await start(tiny(HALL), answers=[{"scene": "You stand in the hall."}, down])
     await client.send("INIT")
+    assert client.runtime.trouble is None
     assert (await refused(client, errors.NarratorUnavailable, option=1)).retry == "same"
+    assert client.runtime.trouble == ("narrator_unavailable", client.runtime.clock_ms())
 
 
 async def test_where_the_machine_says_so_the_offline_narrator_steps_in(start):
