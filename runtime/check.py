@@ -123,6 +123,7 @@ CODES: Mapping[str, str] = {
     "W502": "Fragments are missing in a language that the machine offers.",
     "W503": "Fragments are in a language that the machine doesn't offer.",
     "W504": "Fragments tell an output that is no text.",
+    "W505": "Nothing reads a file of the prompts folder.",
     "W532": "A text is in a language that the machine doesn't offer.",
     "W535": "Two options that may be offered together have one text.",
 }

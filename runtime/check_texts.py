@@ -176,7 +176,12 @@ def _place(
     if not isinstance(written, str) or not _AT.fullmatch(written) or written in known or not draft.is_whole:
         return
     where = "edge" if "." in written else "state"
-    source = written.partition(".")[0]
+    source, _, key = written.partition(".")
+    of_option = [edge.full_name for edge in draft.edges if edge.option == key and edge.source == source]
+    if of_option:
+        message = f"'{key}' is an option of '{source}', and no edge. Its edges are {', '.join(of_option)}"
+        yield _at(file, path, "E511", message)
+        return
     states = [*draft.definition.states, INITIAL]
     beside = [name for name in known if name.startswith(f"{source}.")] if where == "edge" else states
     mend = did_you_mean(written, beside or list(known), f"There are {', '.join(beside[:8])}" if beside else "")

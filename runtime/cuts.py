@@ -47,13 +47,16 @@ class Scalar(Struct, frozen=True):
     is_on_line: bool
 
 
-def mended(source: str, line: int, column: int, *, in_flow: bool, has_comment: bool = True) -> tuple[str, str, Mend]:
+def mended(
+    source: str, line: int, column: int, *, in_flow: bool, has_comment: bool = True, is_text: bool = False
+) -> tuple[str, str, Mend]:
     """A line with the value at `column` quoted, the entry as it should be written, and what was done.
 
-    Without `has_comment` a ` #` is a part of the value.
+    Without `has_comment` a ` #` is a part of the value. A text that is in quotes as a whole gets others.
     """
     raw = whole(source[column:], in_flow=in_flow, has_comment=has_comment)
-    quoted = in_quotes(raw)
+    is_quoted = is_text and len(raw) > len("''") and raw[0] == raw[-1] and raw[0] in "\"'"
+    quoted = in_quotes(raw[1:-1] if is_quoted else raw)
     key = _KEY_BEFORE.search(source[:column])
     entry = f"{key.group(1)}: {quoted}" if key else quoted
     return source[:column] + quoted + source[column + len(raw) :], entry, Mend(line, column, len(raw), len(quoted))

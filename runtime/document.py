@@ -386,8 +386,11 @@ class _Reader:
 
     def _cut_at(self, line: int, column: int, code: str, *, in_flow: bool, has_comment: bool = True) -> _Cut:
         source = self._lines[line]
-        written, entry, mend = cuts.mended(source, line, column, in_flow=in_flow, has_comment=has_comment)
-        is_text = _is_text(self._here) or (entry.partition(":")[0] in TEXT_KEYS and not _is_expression(self._here))
+        in_text = _is_text(self._here)
+        written, entry, mend = cuts.mended(
+            source, line, column, in_flow=in_flow, has_comment=has_comment, is_text=in_text and code == "E011"
+        )
+        is_text = in_text or (entry.partition(":")[0] in TEXT_KEYS and not _is_expression(self._here))
         message = cuts.MESSAGES[code].format(entry=entry, what="text" if is_text else "expression")
         finding = Finding(self._file, *self._written_at(line, column), code, message)
         return _Cut(finding, "\n".join([*self._lines[:line], written, *self._lines[line + 1 :]]), mend)

@@ -28,7 +28,7 @@ from runtime.model import Definition, Edge, edges_of
 from runtime.places import Places
 from runtime.prompt import parse_prompt
 from runtime.schema import schema
-from runtime.shape import shaped
+from runtime.shape import did_you_mean, shaped
 
 __all__ = ["digest_of", "findings_of", "load", "load_project", "read_project", "schema"]
 
@@ -36,6 +36,7 @@ MACHINES, PROMPTS = "machines", "prompts"
 OFFLINE = "offline"
 _FENCE = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 _INCLUDE = re.compile(r"""\{%-?\s*include\s+["']([^"']+)["']""")
+_OFFLINE = re.compile(r"offline\.[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})?\.yaml")
 _PROMPT = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_]*)(\.(?P<language>[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})?))?\.prompty")
 
 
@@ -225,8 +226,20 @@ def _fragments(
     names = story_names(definition, edges)
     for file, text in files.items():
         path = PurePosixPath(file)
-        if path.suffix == ".yaml" and path.name.startswith(f"{OFFLINE}.") and file.startswith(f"{PROMPTS}/"):
+        if path.suffix not in {".yaml", ".yml"} or not file.startswith(f"{PROMPTS}/"):
+            continue
+        if _OFFLINE.fullmatch(path.name):
             yield _fragment_file(file, text, names, findings)
+        else:
+            findings.append(Finding(file, 1, 1, "W505", _unread(path.name, definition)))
+
+
+def _unread(name: str, definition: Definition) -> str:
+    known = [f"{OFFLINE}.{language}.yaml" for language in definition.languages]
+    if name in {f"{OFFLINE}.yaml", f"{OFFLINE}.yml"}:
+        return f"nothing reads '{name}': a language is needed. Call it {' or '.join(known)}"
+    mend = did_you_mean(name, known, f"Texts without a model stand in {' and '.join(known)}")
+    return f"nothing reads '{name}'{mend}"
 
 
 def _fragment_file(file: str, text: str, names: Names, findings: list[Finding]) -> FragmentFile:
