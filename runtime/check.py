@@ -33,6 +33,7 @@ CODES: Mapping[str, str] = {
     "E014": "YAML began a comment at ` #`.",
     "E015": "YAML read `: ` inside a text as a key and its value.",
     "E016": "A full-width mark stands where YAML wants its own.",
+    "E017": "A space is missing after `:` or `-`, or is a no-break one.",
     "E101": "A key that isn't part of the language here.",
     "E102": "A key that must be there is missing.",
     "E103": "No state has this name.",

@@ -99,7 +99,7 @@ def read(
     if fault := _unreadable(file, text, first_line):
         return Document(file, None, Places({}, {}, {}), (fault,), frozenset())
     text, mends, marks = fullwidth.mended(text)
-    findings = [Finding(file, mark.line + first_line, mark.column + 1, "E016", mark.message) for mark in marks]
+    findings = [Finding(file, mark.line + first_line, mark.column + 1, mark.code, mark.message) for mark in marks]
     while len(mends) < MAX_MENDS:
         reader = _Reader(file, text, first_line, may_be_null, tuple(mends))
         try:

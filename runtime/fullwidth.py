@@ -111,9 +111,12 @@ _ASCII = {
     "”": '"',
     "\u3000": "  ",
 }
-_ANY = re.compile("[：，、｛［“\u3000]")
+_ANY = re.compile("[：，、｛［“\u3000\u00a0]|^ *(?:- +)*[a-z_]+:[^ ]|^ *-[a-z_]+:|[{,] *[a-z_]+:[^ ]", re.MULTILINE)
 _HIDDEN = "\x7f"
 
+_NO_SPACE = re.compile(r"^ *(?:- +)*([a-z_]+)(:)(?=[^ \t])", re.ASCII)
+_NO_SPACE_IN_FLOW = re.compile(r"[{,] *([a-z_]+)(:)(?=[^ \t])", re.ASCII)
+_NO_SPACE_IN_LIST = re.compile(r"^ *(-)([a-z_]+): ", re.ASCII)
 _BLOCK_KEY = re.compile(r"^[ \u3000]*(?:- +)*([A-Za-z]\w*) *(：)(.*)$", re.ASCII)
 _VALUE = re.compile(r" *([{\[｛［].*|[A-Za-z]\w*)? *$", re.ASCII)
 _FLOW_KEY = re.compile(r"[{,，] *[\"']?[A-Za-z]\w*[\"']? *(：)", re.ASCII)
@@ -135,6 +138,7 @@ class Mark(Struct, frozen=True):
     line: int
     column: int
     message: str
+    code: str = "E016"
 
 
 def mended(text: str) -> tuple[str, list[Mend], list[Mark]]:
@@ -147,6 +151,15 @@ def mended(text: str) -> tuple[str, list[Mend], list[Mark]]:
     while len(marks) < MAX_MARKS and (found := sorted(set(_found(lines)), reverse=True)):
         for line, column, is_told in found:
             char = lines[line][column]
+            if char in ":-":
+                is_odd = lines[line][column + 1] == "\u00a0"
+                found_there = "a no-break space" if is_odd else "none"
+                message = f"YAML wants a space after '{char}', and {found_there} stands here"
+                marks.append(Mark(line, original(mends, line, column), message, "E017"))
+                cut = column + 1 + is_odd
+                lines[line] = f"{lines[line][: column + 1]} {lines[line][cut:]}"
+                mends.append(Mend(line, column, 1 + is_odd, 2))
+                continue
             if is_told:
                 name, wanted = _NAMES[char]
                 message = f"'{char}' is a full-width {name}; YAML wants {wanted} here"
@@ -162,6 +175,7 @@ def _found(lines: list[str]) -> Iterator[tuple[int, int, bool]]:
     for number, (line, around) in enumerate(_seen(lines)):
         if _ANY.search(line):
             yield from ((number, column, is_told) for column, is_told in _in_line(line, around))
+            yield from ((number, column, True) for column in _spaces(line, around))
 
 
 def _in_line(line: str, around: str) -> Iterator[tuple[int, bool]]:
@@ -181,6 +195,17 @@ def _in_line(line: str, around: str) -> Iterator[tuple[int, bool]]:
             end = line.find(_CLOSING[match[1]], match.start(1))
             if end >= 0:
                 yield end, False
+
+
+def _spaces(line: str, around: str) -> Iterator[int]:
+    """Where a space is missing behind a key's colon or an item's dash."""
+    for match in (*_NO_SPACE.finditer(line), *_NO_SPACE_IN_FLOW.finditer(line)):
+        place = "{" if match.re is _NO_SPACE_IN_FLOW else " "
+        if around[match.start(2)] == place and (match[1] in KEYS or len(match[1]) == len("zh")):
+            yield match.start(2)
+    item = _NO_SPACE_IN_LIST.match(line)
+    if item and around[item.start(1)] == " " and item[2] in KEYS:
+        yield item.start(1)
 
 
 def _is_key(word: str, rest: str) -> bool:
