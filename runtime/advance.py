@@ -302,7 +302,7 @@ def route(machine: Machine, session: Session) -> Route:
     if not allowed:
         warnings.append(f"state {session.state}: no event is open and the story is not at an end")
     routing = Routing(following, _ends(machine, considered, following), allowed)
-    return Route(routing, offer, _inputs(here, allowed), tuple(considered), tuple(warnings))
+    return Route(routing, offer, _inputs(machine, allowed), tuple(considered), tuple(warnings))
 
 
 class _Here:
@@ -441,10 +441,9 @@ def _continue(here: _Here, following: str | None, suggested: tuple[str, ...]) ->
     return () if event is None else (Offer(1, text, event, CONTINUE),)
 
 
-def _inputs(here: _Here, allowed: Iterable[str]) -> tuple[Input, ...]:
-    """Where free text is taken by an event that may be sent without an option."""
-    bare = {compiled.edge.event for compiled in here.edges if not compiled.edge.option}
-    declared = ((event, here.machine.definition.events.get(event)) for event in allowed if event in bare)
+def _inputs(machine: Machine, allowed: Iterable[str]) -> tuple[Input, ...]:
+    """Where free text is taken: with the event's name, or with an option of that event."""
+    declared = ((event, machine.definition.events.get(event)) for event in allowed)
     return tuple(
         Input(event, field, TEXT_MAX_CHARS)
         for event, what in declared

@@ -12,7 +12,7 @@ from runtime.errors import Finding
 from runtime.model import ROOT, Die, Edge, LongDie, Path
 from runtime.prompt import Say
 from runtime.shape import did_you_mean
-from runtime.template import Read
+from runtime.source import Read
 
 INPUT_KEYS: Mapping[str, tuple[str, ...]] = {
     "option": ("key", "kind", "text"),

@@ -19,10 +19,12 @@ import msgspec
 from msgspec import Struct
 
 from runtime import template as templates
+from runtime.budget import Budget, PromptError
 from runtime.errors import EdgewiseError
 from runtime.outputs import Outputs, parse_outputs
+from runtime.source import CODES as TEMPLATE_CODES
 from runtime.source import ROLE_LINE, Flaw, Places, Source
-from runtime.template import Budget, PromptError, Template
+from runtime.template import Template
 
 __all__ = [
     "CODES",
@@ -77,10 +79,10 @@ CODES: Mapping[str, str] = {
     "E416": "A prompt has no `user:` message, or a message without text.",
     "E417": "A line looks like a role line and isn't one.",
     "E418": "A template reads an input that the prompt doesn't declare.",
-    **{code: text for code, text in templates.CODES.items() if code.startswith("E")},
+    **{code: text for code, text in TEMPLATE_CODES.items() if code.startswith("E")},
     "W410": "A declared input is never read.",
     "W411": "A player's free text is read in a system message.",
-    **{code: text for code, text in templates.CODES.items() if code.startswith("W")},
+    **{code: text for code, text in TEMPLATE_CODES.items() if code.startswith("W")},
 }
 """The codes of faults and warnings in prompt files, one sentence each."""
 

@@ -7,11 +7,24 @@ code, so that the same word in the text around it isn't taken for it.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from msgspec import Struct
 
 ROLE_LINE = re.compile(r"^(system|user|assistant):[ \t]*$", re.MULTILINE)
 """A line that begins a message."""
+CODES: Mapping[str, str] = {
+    "E420": "A template's syntax is broken, or it is nested too deep or too long.",
+    "E421": "A template holds a construct that prompts don't have (macro, import, call, block, a nested list …).",
+    "E422": "A template uses a filter or test that isn't on the list.",
+    "E423": "A template uses an operator that could make huge texts (`**`, `%`, `*` on texts, `+` on lists).",
+    "E424": "A template reads a name or attribute that begins with `_`, or one of Jinja's own names.",
+    "E425": "Loops are nested deeper than two.",
+    "E426": "An include doesn't exist, or its name is not a plain text.",
+    "E427": "Includes go round in a circle, or there are too many.",
+    "W420": "An include has a role line, which is plain text there.",
+}
+"""The codes of faults and warnings in templates."""
 
 _TAG = re.compile(r"\{#.*?(?:#\}|\Z)|\{%.*?(?:%\}|\Z)|\{\{.*?(?:\}\}|\Z)", re.DOTALL)
 _TEXT = re.compile(r"'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\"")
@@ -26,6 +39,21 @@ class Flaw(Struct, frozen=True, order=True):
     col: int
     code: str
     message: str
+
+
+class Read(Struct, frozen=True):
+    """A key that a template reads of an input: `option.text` is the key `text` of `option`.
+
+    `is_sure` is false where the template asks first whether the key is there. `include` is the
+    path of the include that it stands in, '' for the template itself; `line` and `col` count from 1 there.
+    """
+
+    name: str
+    key: str
+    is_sure: bool
+    include: str
+    line: int
+    col: int
 
 
 class Source(Struct, frozen=True):

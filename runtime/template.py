@@ -30,13 +30,9 @@ from jinja2.visitor import NodeTransformer
 from msgspec import Struct, structs
 
 from runtime import filters
-from runtime.errors import EdgewiseError
-from runtime.source import ROLE_LINE, Flaw, Places, Source
+from runtime.budget import MAX_CHARS, Budget, PromptError
+from runtime.source import ROLE_LINE, Flaw, Places, Read, Source
 
-MAX_CHARS = 65_536
-"""The longest rendered prompt, and the longest template, in code points."""
-MAX_WORK = 1_000_000
-"""What one rendering may spend: a code point or item made costs 1, a round of a loop `ROUND` and more."""
 ROUND = 100
 """The price of one round of a loop, beside one for each part of its body: at most 10,000 rounds."""
 MAX_LOOPS = 2
@@ -52,44 +48,6 @@ _WORK = "%work"  # no template can spell this name
 _COUNTED = "%counted"
 _JOINED = "~"
 
-CODES: Mapping[str, str] = {
-    "E420": "A template's syntax is broken, or it is nested too deep or too long.",
-    "E421": "A template holds a construct that prompts don't have (macro, import, call, block, a nested list …).",
-    "E422": "A template uses a filter or test that isn't on the list.",
-    "E423": "A template uses an operator that could make huge texts (`**`, `%`, `*` on texts, `+` on lists).",
-    "E424": "A template reads a name or attribute that begins with `_`, or one of Jinja's own names.",
-    "E425": "Loops are nested deeper than two.",
-    "E426": "An include doesn't exist, or its name is not a plain text.",
-    "E427": "Includes go round in a circle, or there are too many.",
-    "W420": "An include has a role line, which is plain text there.",
-}
-"""The codes of faults and warnings in templates."""
-
-
-class PromptError(EdgewiseError):
-    """A prompt or fragment can't be rendered with these inputs; `file` and `line` say where, '' and 0 where unknown."""
-
-    code = "prompt_error"
-
-    def __init__(self, message: str, *, file: str = "", line: int = 0) -> None:
-        super().__init__(f"{file}:{line} {message}" if file else message)
-        self.message, self.file, self.line = message, file, line
-
-
-class Read(Struct, frozen=True):
-    """A key that a template reads of an input: `option.text` is the key `text` of `option`.
-
-    `is_sure` is false where the template asks first whether the key is there. `include` is the
-    path of the include that it stands in, '' for the template itself; `line` and `col` count from 1 there.
-    """
-
-    name: str
-    key: str
-    is_sure: bool
-    include: str
-    line: int
-    col: int
-
 
 class Template(Struct, frozen=True):
     """A compiled template; `names` are the inputs that it and its includes read, `reads` what they read of them."""
@@ -99,27 +57,6 @@ class Template(Struct, frozen=True):
     includes: frozenset[str]
     compiled: Any
     reads: tuple[Read, ...] = ()
-
-
-class Budget:
-    """What one rendering may still spend."""
-
-    def __init__(self, work: int = MAX_WORK, chars: int = MAX_CHARS) -> None:
-        self.work, self.chars = work, chars
-
-    def spend(self, work: int) -> None:
-        """Pay for work. Raises PromptError when the budget is used up."""
-        self.work -= work
-        if self.work < 0:
-            message = f"the template does too much: more than {MAX_WORK:,} items and code points. Loop over less."
-            raise PromptError(message)
-
-    def emit(self, chars: int) -> None:
-        """Pay for output. Raises PromptError when it grows too long."""
-        self.chars -= chars
-        if self.chars < 0:
-            message = f"the text grows longer than {MAX_CHARS:,} code points. Truncate or loop over less."
-            raise PromptError(message)
 
 
 # --- what a template may hold ---
@@ -146,42 +83,11 @@ _REFUSED: Mapping[type[nodes.Node], tuple[str, str]] = {
 
 _OWN_NAMES = frozenset({"self", "super", "caller", "varargs", "kwargs"})
 _LOOP = frozenset(["index", "index0", "first", "last", "length", "revindex", "revindex0", "previtem", "nextitem"])
-_TESTS = frozenset(
-    [
-        "defined",
-        "undefined",
-        "none",
-        "string",
-        "number",
-        "integer",
-        "float",
-        "boolean",
-        "mapping",
-        "sequence",
-        "iterable",
-        "true",
-        "false",
-        "even",
-        "odd",
-        "divisibleby",
-        "in",
-        "eq",
-        "equalto",
-        "ne",
-        "lt",
-        "lessthan",
-        "le",
-        "gt",
-        "greaterthan",
-        "ge",
-        "==",
-        "!=",
-        "<",
-        "<=",
-        ">",
-        ">=",
-    ]
-)
+_TESTS = frozenset([
+    "defined", "undefined", "none", "string", "number", "integer", "float", "boolean", "mapping", "sequence",
+    "iterable", "true", "false", "even", "odd", "divisibleby", "in", "eq", "equalto", "ne", "lt", "lessthan", "le",
+    "gt", "greaterthan", "ge", "==", "!=", "<", "<=", ">", ">=",
+])  # fmt: skip
 
 
 class _Environment(ImmutableSandboxedEnvironment):

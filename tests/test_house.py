@@ -18,7 +18,10 @@ from server import refusals
 
 FLOORS = (
     ("words", r"errors|model|session"),
-    ("languages", r"expression|prompt|template|filters|source|outputs|document|places|cuts|cutting|terms"),
+    (
+        "languages",
+        r"expression|prompt|template|budget|filters|source|outputs|document|places|cuts|fullwidth|cutting|terms",
+    ),
     ("rules", r"machine|dice|constraints|advance|fragments|schema|shape|draft|check|check_\w+"),
     ("doors", r"loader|narrators|narrators\.\w+|stores|stores\.\w+"),
     ("the flow", r"view|request|turn"),

@@ -494,7 +494,7 @@ def test_a_terminal_that_can_do_little_is_asked_line_by_line(project: Path):
 
 def test_chinese_is_wrapped_to_the_width_by_its_own_rules(project: Path):
     """On a terminal without moves, where every line stands as it was drawn."""
-    terminal = Terminal("play", "--project", str(project), "--seed", "demo", columns=40, TERM="dumb")
+    terminal = Terminal("play", "--project", str(project), "--seed", "demo", columns=40, TERM="dumb", COLUMNS="40")
     terminal.wait_for("> ")
     terminal.press("q\r")
 

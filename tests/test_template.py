@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from runtime.source import Source
-from runtime.template import CODES, FILTERS, MAX_CHARS, Budget, PromptError, compile_template, render_template
+from runtime.budget import MAX_CHARS, Budget, PromptError
+from runtime.source import CODES, Source
+from runtime.template import FILTERS, compile_template, render_template
 
 INPUTS = {
     "x": "text",
