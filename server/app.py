@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -54,10 +55,13 @@ def create_app(given: Settings, runtime: Runtime | None = None) -> Litestar:
 async def _life(app: Litestar) -> AsyncIterator[None]:
     runtime: Runtime = app.state["house"].runtime
     await runtime.open()
+    gc.collect()
+    gc.freeze()  # machines live as long as the process: a collection need not walk them again and again
     try:
         yield
     finally:
         await runtime.close()
+        gc.unfreeze()
 
 
 def _cors(origins: tuple[str, ...]) -> CORSConfig | None:

@@ -20,6 +20,7 @@ from runtime import loader
 from server.scaffold import project_files
 from server.settings import Settings
 
+pytestmark = pytest.mark.slow
 ENDS = {"zh": "结局：", "en": "The end: "}
 FIRST = "first_story"
 ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]|\r")

@@ -26,6 +26,7 @@ from served import PATIENCE_S, Process, Web, envelope
 
 from server.scaffold import project_files
 
+pytestmark = pytest.mark.slow
 FIRST = "machines/first_story.yaml"
 TOLD = {
     "scene": "栈桥尽头泊着一条船，灯还亮着。",
