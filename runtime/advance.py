@@ -112,7 +112,7 @@ def scope_of(machine: Machine, session: Session) -> dict[str, Any]:
 
 def payload_scope(machine: Machine, event: str, payload: Mapping[str, Any]) -> dict[str, Any]:
     """`payload.x` and whether it was given; an absent optional field reads as its type's zero."""
-    declared = machine.definition.events[event].payload if event in machine.definition.events else {}
+    declared = machine.definition.event(event).payload
     values: dict[str, Any] = {}
     for name, kind in declared.items():
         plain = kind.rstrip("?")
@@ -427,9 +427,7 @@ def _ends(machine: Machine, considered: list[Considered], event: str | None) -> 
 
 def _is_sent_bare(machine: Machine, event: str) -> bool:
     """Whether any player may send an event with nothing but its name."""
-    declared = machine.definition.events.get(event)
-    if declared is None:
-        return True
+    declared = machine.definition.event(event)
     return declared.role == "player" and all(kind.endswith("?") for kind in declared.payload.values())
 
 
@@ -443,11 +441,9 @@ def _continue(here: _Here, following: str | None, suggested: tuple[str, ...]) ->
 
 def _inputs(machine: Machine, allowed: Iterable[str]) -> tuple[Input, ...]:
     """Where free text is taken: with the event's name, or with an option of that event."""
-    declared = ((event, machine.definition.events.get(event)) for event in allowed)
     return tuple(
         Input(event, field, TEXT_MAX_CHARS)
-        for event, what in declared
-        if what is not None
-        for field, kind in what.payload.items()
+        for event in allowed
+        for field, kind in machine.definition.event(event).payload.items()
         if kind.rstrip("?") == "text"
     )

@@ -268,7 +268,7 @@ def base_names(definition: Definition) -> dict[str, CelType]:
 
 def payload_names(definition: Definition, event: str) -> dict[str, CelType]:
     """`payload.x` and `given.payload.x` for what an event declares."""
-    declared = definition.events[event].payload if event in definition.events else {}
+    declared = definition.event(event).payload
     names: dict[str, CelType] = {}
     for field, kind in declared.items():
         names[f"payload.{field}"] = PAYLOAD_TYPES[kind.rstrip("?")]

@@ -97,6 +97,9 @@ class Event(Part, frozen=True, kw_only=True):
     role: Literal["player", "operator"] = "player"
 
 
+_UNDECLARED = Event()
+
+
 class EdgePart(Part, frozen=True, kw_only=True):
     """One edge as written under `on` or in an option's `edges`."""
 
@@ -248,6 +251,10 @@ class Definition(Part, frozen=True, kw_only=True):
         """Every event's name: the initial one, those declared, and those that edges stand on."""
         on_states = (edge.event for edge in edges_of(self))
         return tuple(dict.fromkeys((self.first.event, *self.events, *on_states)))
+
+    def event(self, name: str) -> Event:
+        """What an event declares; one that is not declared takes nothing, and any player may send it."""
+        return self.events.get(name, _UNDECLARED)
 
     def max_chars(self, kind: Literal["scene", "option"], language: str) -> int:
         """The machine's limit for scenes or options in a language, in code points."""

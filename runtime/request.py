@@ -362,8 +362,7 @@ def _played_event(session: Session, sent: str | None, chosen: Offer | None) -> t
 
 
 def _refuse_role(machine: Machine, event: str, role: Role) -> None:
-    declared = machine.definition.events.get(event)
-    if declared is not None and declared.role == "operator" and role != "operator":
+    if machine.definition.event(event).role == "operator" and role != "operator":
         raise Forbidden(f"event '{event}' is an operator's", "Send it with an operator token.", role_needed="operator")
 
 
@@ -381,7 +380,7 @@ def _refuse_optionless(machine: Machine, session: Session, event: str) -> None:
 
 def _payload(machine: Machine, event: str, invoke: Invoke) -> dict[str, Any]:
     """What the event declares, typed. Raises ValidationError with all faults at once."""
-    declared = machine.definition.events[event].payload if event in machine.definition.events else {}
+    declared = machine.definition.event(event).payload
     details = [_unknown_field(name, declared, event) for name in invoke.payload if name not in declared]
     for name, kind in declared.items():
         value = invoke.payload.get(name)
@@ -419,7 +418,7 @@ def _wrong(value: Any, kind: str) -> str:
 
 def _text(machine: Machine, event: str, payload: Mapping[str, Any], constraints: Constraints) -> str:
     """The player's own words. Raises TextNotAllowed where they hold a forbidden term."""
-    declared = machine.definition.events[event].payload if event in machine.definition.events else {}
+    declared = machine.definition.event(event).payload
     worded = [name for name, kind in declared.items() if kind.rstrip("?") in ("text", "str")]
     words = {name: payload[name] for name in worded if name in payload}
     for name, value in words.items():

@@ -96,10 +96,10 @@ async def one_machine(request: Asked, name: FromPath[str]) -> ASGIApp:
 
 def _event_line(machine: Machine, event: str) -> dict[str, Any]:
     """What an event takes and who may send it; those that `events:` does not name take nothing."""
-    declared = machine.definition.events.get(event)
-    fields = declared.payload if declared else {}
+    declared = machine.definition.event(event)
+    fields = declared.payload
     return {
-        "role": declared.role if declared else "player",
+        "role": declared.role,
         "payload": {
             "type": "object",
             "properties": {field: _PAYLOAD_TYPES[kind.rstrip("?")] for field, kind in fields.items()},
