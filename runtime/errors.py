@@ -5,6 +5,7 @@ EdgewiseError
 ├── ClientError               a client's faults; the session is as it was
 │   ├── SessionNotFound       MachineNotFound   TurnNotFound
 │   ├── SessionExists         SessionEnded      TurnInProgress   StaleTurn   MachineChanged
+│   ├── RewindRefused         IdempotencyMismatch
 │   ├── EventNotAllowed       GuardRefused
 │   ├── Forbidden             ValidationError   UnknownEventType
 │   ├── OptionNotOffered      OptionEventMismatch
@@ -149,6 +150,19 @@ class StaleTurn(ClientError):
 
     code = "stale_turn"
     retry = "refresh"
+
+
+class RewindRefused(ClientError):
+    """The machine or the session's history doesn't let it go there. Facts: reasons."""
+
+    code = "rewind_refused"
+    retry = "refresh"
+
+
+class IdempotencyMismatch(ClientError):
+    """The Idempotency-Key was sent before with another request."""
+
+    code = "idempotency_mismatch"
 
 
 class MachineChanged(ClientError):

@@ -166,7 +166,7 @@ def begin(
         constraints=constraints,
         elapsed_ms=int((invoke.elapsed_active_seconds or 0) * 1000),
         now_ms=now_ms,
-        next_turn=head.turn + 1 if head else 1,
+        next_turn=head.next_turn if head else 1,
         warnings=(*strangers, *unlimited),
     )
 
@@ -202,7 +202,7 @@ def go_on(machine: Machine, invoke: Invoke, head: Entry, now_ms: int) -> Opened:
         constraints=_constrained(machine, session.constraints, invoke),
         elapsed_ms=elapsed_ms,
         now_ms=now_ms,
-        next_turn=head.turn + 1,
+        next_turn=head.next_turn,
         warnings=(*late, *_ignored(session, invoke)),
     )
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-JOURNAL_FORMAT = 1
-"""The version of `Entry` as written; an older one is always read."""
+JOURNAL_FORMAT = 2
+"""The version of `Entry` as written; an older one is always read (see `formats`)."""
 RECENT_TURNS = 12
 """How many turns back `recent` reaches in a prompt."""
 KEY_CHOICES = 8
@@ -127,6 +127,10 @@ class Outcome(Struct, frozen=True):
     changes: tuple[Change, ...]
 
 
+NOTHING = Outcome(event="", edge="", source="", target="", choice=Choice(), dice=(), changes=())
+"""The outcome of an entry that settled nothing."""
+
+
 class Told(Struct, frozen=True):
     """A past turn as prompts see it."""
 
@@ -187,57 +191,119 @@ class Session(Struct, frozen=True, kw_only=True):
     said: Mapping[str, int] = {}
 
 
-class Entry(Struct, frozen=True, kw_only=True):
+class Origin(Struct, frozen=True):
+    """Where a fork's entry was copied from: the source's session, turn, and the entry's hash there."""
+
+    session_id: str
+    turn: int
+    hash: str
+
+
+EntryKind = Literal["turn", "regenerate", "rewind", "fork", "migration"]
+TELLINGS: tuple[EntryKind, ...] = ("turn", "regenerate")
+"""The kinds that told something: each has a turn number of its own, an outcome and a narration."""
+
+
+class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One entry of the journal. `seq` counts from 1 in its session, without gaps, and never again.
 
-    `parent` is the turn that it grew from (None at a root); `prev_hash` is the hash of the entry
-    with `seq - 1`, '' at the first. `answer` is the answer's `data` exactly as sent (JSON).
+    `turn` is the head turn after it: the telling's own number, or the one that a rewind went back
+    to. `last_turn` is the highest number used so far, 0 in what format 1 wrote (then `turn`).
+    `parent` is the turn that it grew from (None at a root; for a rewind, the turn that was left);
+    `prev_hash` is the hash of the entry with `seq - 1`, '' at the first. `answer` is the `data`
+    exactly as it was answered to the request that made the entry (JSON). `key` is that request's
+    Idempotency-Key and `request_hash` its fingerprint. `child` is the session that a fork made,
+    on the source's side; `origin` says on the child's side where an entry was copied from.
     """
 
+    format: int
     session_id: str
     seq: int
     turn: int
     parent: int | None
     at_ms: int
     digest: str
-    request: Mapping[str, Any]
-    outcome: Outcome
-    prompt_hash: str
-    narration: Mapping[str, Any]
-    narrator: str
-    model: str | None
-    usage: Usage
     after: Session
     answer: msgspec.Raw
-    kind: Literal["turn"] = "turn"
+    kind: EntryKind = "turn"
+    last_turn: int = 0
+    request: Mapping[str, Any] = {}
+    outcome: Outcome = NOTHING
+    prompt_hash: str = ""
+    narration: Mapping[str, Any] = {}
+    narrator: str = ""
+    model: str | None = None
+    usage: Usage = Usage()
     key: str | None = None
-    format: int = JOURNAL_FORMAT
+    request_hash: str = ""
+    origin: Origin | None = None
+    child: str = ""
     prev_hash: str = ""
     hash: str = ""
 
+    @property
+    def is_telling(self) -> bool:
+        """Whether it told a turn: then its outcome is a turn's, and it has a narration."""
+        return self.kind in TELLINGS
+
+    @property
+    def next_turn(self) -> int:
+        """The number of the next telling: never one that was used."""
+        return max(self.last_turn, self.turn) + 1
+
+
+class Node(Struct, frozen=True, kw_only=True):
+    """An entry without its texts: what a session's tree is drawn from.
+
+    `source` is the state before ('' at a root, and for what is no telling), `state` the one after.
+    """
+
+    seq: int
+    turn: int
+    parent: int | None
+    kind: EntryKind
+    source: str
+    state: str
+    digest: str
+    at_ms: int
+
 
 _HELD_BYTES = 2047
-_canonical = msgspec.json.Encoder(order="deterministic")
+_canonical = msgspec.json.Encoder(order="sorted")
 
 
 def canonical(value: object) -> bytes:
-    """JSON bytes that are equal for equal values: keys sorted, no spaces, UTF-8."""
+    """JSON bytes that are equal for equal values: all keys sorted, no spaces, UTF-8."""
     return _canonical.encode(value)
 
 
 def sha256_of(value: object) -> str:
-    """The SHA-256 of a value's canonical JSON, in hex.
+    """The SHA-256 of a value's canonical JSON, in hex."""
+    return digest_of(canonical(value))
+
+
+def digest_of(data: bytes) -> str:
+    """The SHA-256 of bytes, in hex.
 
     Fed piece by piece: a longer piece makes hashlib let go of the interpreter, and to get it back
     from the journal's writer takes many times as long as the hash.
     """
-    data = canonical(value)
     digest = hashlib.sha256()
     for start in range(0, len(data), _HELD_BYTES):
         digest.update(data[start : start + _HELD_BYTES])
     return digest.hexdigest()
 
 
+def body_of(entry: Entry) -> bytes:
+    """What a store keeps of an entry: its canonical JSON without its own hash."""
+    return canonical(msgspec.structs.replace(entry, hash=""))
+
+
 def hash_of(entry: Entry) -> str:
-    """The SHA-256 of an entry's canonical JSON without its own hash, in hex."""
-    return sha256_of(msgspec.structs.replace(entry, hash=""))
+    """The SHA-256 of an entry's body, in hex."""
+    return digest_of(body_of(entry))
+
+
+def sealed(entry: Entry) -> Entry:
+    """The entry with its own hash."""
+    return msgspec.structs.replace(entry, hash=hash_of(entry))

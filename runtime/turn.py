@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -29,6 +29,7 @@ from runtime.advance import (
     settle,
     turn_scope,
 )
+from runtime.claims import Idempotency, claiming, must_hold, session_id_from
 from runtime.constraints import answer_schema, bounds_of, fit
 from runtime.errors import (
     MachineChanged,
@@ -36,7 +37,7 @@ from runtime.errors import (
     NarratorUnavailable,
     Refusal,
     SessionEnded,
-    TurnInProgress,
+    StoreUnavailable,
     WorldError,
 )
 from runtime.machine import CompiledEdge, Machine, asked_ai_state, known_values
@@ -45,6 +46,7 @@ from runtime.narrators.offline import Offline
 from runtime.prompt import Message, Prompt, PromptError, render
 from runtime.request import Asked, Opened
 from runtime.session import (
+    JOURNAL_FORMAT,
     RECENT_TURNS,
     Choice,
     Entry,
@@ -55,21 +57,27 @@ from runtime.session import (
     Rolled,
     Session,
     Told,
-    hash_of,
+    sealed,
     sha256_of,
 )
-from runtime.stores import Store
+from runtime.stores import Claim, Store
+
+Result = TypeVar("Result")
 
 KEPT_CHOICES = 24
 """How many choices a session remembers for its ending; the lightest are forgotten first."""
 
 
 class Played(Struct, frozen=True):
-    """A turn that was answered: the durable entry, and where its time went (seconds)."""
+    """A turn that was answered: the durable entry, and where its time went (seconds).
+
+    `is_replayed` where the entry was there before: its stored answer is sent again.
+    """
 
     entry: Entry
     narrate_s: float = 0.0
     store_s: float = 0.0
+    is_replayed: bool = False
 
     @property
     def data(self) -> bytes:
@@ -106,9 +114,8 @@ class Runtime:
         self.new_id = new_id
         self.turn_deadline_s = turn_deadline_s
         self.observe = observe
-        self.under_way: set[str] = set()
         self.trouble: tuple[str, int] | None = None
-        self._tasks: set[asyncio.Task[Played]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._by_digest = {machine.digest: machine for machine in machines.values()}
 
     async def open(self) -> None:
@@ -119,7 +126,7 @@ class Runtime:
 
     async def close(self) -> None:
         """Finish the turns under way, then let go of the narrator and the store."""
-        await drain(self)
+        await self.drain()
         await self.narrator.close()
         await self.store.close()
 
@@ -143,78 +150,109 @@ class Runtime:
         self._by_digest[session.digest] = await asyncio.to_thread(loader.load_kept, files)
         return self._by_digest[session.digest]
 
-    @contextmanager
-    def turnstile(self, session_id: str) -> Iterator[bool]:
-        """Hold a session for one turn; False where another turn holds it."""
-        if session_id in self.under_way:
-            yield False
-            return
-        self.under_way.add(session_id)
-        try:
-            yield True
-        finally:
-            self.under_way.discard(session_id)
+    @property
+    def under_way(self) -> int:
+        """How many turns are being played in this process."""
+        return len(self._tasks)
+
+    async def finish(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Do work to its end, even where whoever asked for it goes away. Raises what it raises."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def drain(self) -> None:
+        """Wait for all work under way; what it raises went to its own callers."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-async def play(runtime: Runtime, invoke: Invoke, role: Role = "operator") -> Played:
+async def play(runtime: Runtime, invoke: Invoke, role: Role = "operator", once: Idempotency | None = None) -> Played:
     """Take a turn to its end, even where the client goes away. Raises Refusal; nothing changed then."""
-    task = asyncio.create_task(noticed(runtime, take_turn(runtime, invoke, role)))
-    runtime._tasks.add(task)  # noqa: SLF001 - the flow's own bookkeeping
-    task.add_done_callback(runtime._tasks.discard)  # noqa: SLF001
-    return await asyncio.shield(task)
+    return await runtime.finish(noticed(runtime, take_turn(runtime, invoke, role, once)))
 
 
-async def drain(runtime: Runtime) -> None:
-    """Wait for every turn under way; what they raise went to their own callers."""
-    while runtime._tasks:  # noqa: SLF001
-        await asyncio.gather(*runtime._tasks, return_exceptions=True)  # noqa: SLF001
-
-
-async def take_turn(runtime: Runtime, invoke: Invoke, role: Role = "operator") -> Played:
+async def take_turn(
+    runtime: Runtime, invoke: Invoke, role: Role = "operator", once: Idempotency | None = None
+) -> Played:
     """Play one event: the whole of what Edgewise does, in the order in which it does it."""
-    session_id = invoke.session_id or runtime.new_id()
-    with runtime.turnstile(session_id) as is_free:
-        opened = await open_session(runtime, invoke, session_id, is_free=is_free)
+    session_id = await session_named(runtime, invoke, once)
+    async with claiming(runtime.store, session_id, once, runtime.clock_ms()) as claim:
+        if claim.answered is not None:
+            return Played(claim.answered, is_replayed=True)
+        opened = await open_session(runtime, invoke, claim)
         if opened.is_resumed and opened.head is not None:
-            return Played(opened.head)
+            return Played(await telling_of(runtime.store, opened.head))
         with spoken_in(opened):
             asked = request.read(opened, invoke, role)
             compiled, rolled, scope = choose_edge(opened, asked, role)
             settled = settle(opened.machine, opened.session, compiled, asked.event, asked.choice, scope, rolled)
             settled = timed(settled, opened)
-            preview = route(opened.machine, arrived(settled.session))
-            task = brief(opened, settled, asked, preview.offer)
-            narration, narrate_s = await clocked(narrate(runtime, task))
-            session, routed, warnings = conclude(opened, settled, asked, task, narration, preview)
-            entry = record(opened, settled, asked, task, narration, session, routed, warnings)
-            _, store_s = await clocked(runtime.store.append(entry))
+            entry, narrate_s = await told(runtime, opened, settled, asked, once)
+            _, store_s = await clocked(runtime.store.append(entry, claim))
     played = Played(entry, narrate_s, store_s)
     runtime.trouble = None
     runtime.observe(played)
     return played
 
 
-async def open_session(runtime: Runtime, invoke: Invoke, session_id: str, *, is_free: bool) -> Opened:
+async def session_named(runtime: Runtime, invoke: Invoke, once: Idempotency | None) -> str:
+    """The session's id: the client's, else one made from its key, else a new one. Raises ValidationError."""
+    if invoke.session_id is not None:
+        return invoke.session_id
+    if once is None:
+        return runtime.new_id()
+    return session_id_from(await runtime.store.secret(), once, invoke.player_id)
+
+
+async def told(
+    runtime: Runtime, opened: Opened, settled: Settled, asked: Asked, once: Idempotency | None
+) -> tuple[Entry, float]:
+    """Have a settled turn narrated, learn from it, and write its entry; also the seconds of narration."""
+    preview = route(opened.machine, arrived(settled.session))
+    task = brief(opened, settled, asked, preview.offer)
+    narration, narrate_s = await clocked(narrate(runtime, task))
+    session, routed, warnings = conclude(opened, settled, asked, task, narration, preview)
+    entry = record(opened, settled, asked, task, narration, session, routed, warnings)
+    return sealed(noted(entry, once)), narrate_s
+
+
+def noted(entry: Entry, once: Idempotency | None) -> Entry:
+    """The entry with the key that asked for it."""
+    return entry if once is None else replace(entry, key=once.key, request_hash=once.request_hash)
+
+
+async def telling_of(store: Store, head: Entry) -> Entry:
+    """The telling that a head stands on: itself, or the turn that a rewind or a fork leads to."""
+    if head.is_telling:
+        return head
+    found = await store.entry(head.session_id, head.turn)
+    if found is None:
+        raise StoreUnavailable(
+            f"turn {head.turn} of session '{head.session_id}' is not in the journal", "Run `edgewise db verify`."
+        )
+    return found
+
+
+async def open_session(runtime: Runtime, invoke: Invoke, claim: Claim) -> Opened:
     """Load the session, or begin one; the refusals are in the order that the contract gives."""
-    now_ms = runtime.clock_ms()
-    head = await runtime.store.head(session_id)
+    now_ms, session_id, head = runtime.clock_ms(), claim.session_id, claim.head
     if head is None:
         machine = request.machine_for_new(runtime.machines, runtime.default_machine, invoke)
         request.refuse_unbegun(machine, invoke)
-        if not is_free:
-            raise _in_progress(session_id)
+        must_hold(claim)
         return request.begin(machine, invoke, session_id, runtime.new_id, now_ms)
     with spoken_in_language(head.after.constraints.language):
         machine = await runtime.machine_of(head.after)
         if request.is_first_event(machine, head.after, invoke):
-            if invoke.on_exists == "restart" and not is_free:
-                raise _in_progress(session_id)
+            if invoke.on_exists == "restart":
+                must_hold(claim)
             served = request.machine_for_new(runtime.machines, runtime.default_machine, invoke)
             return request.begin_again(served, machine, invoke, head, runtime.new_id, now_ms)
         if head.after.ended:
             raise _ended(machine, head)
-        if not is_free:
-            raise _in_progress(session_id)
+        must_hold(claim)
         return request.go_on(machine, invoke, head, now_ms)
 
 
@@ -225,15 +263,6 @@ def _ended(machine: Machine, head: Entry) -> SessionEnded:
         "Start a new session, or send the initial event with session.on_exists: restart.",
         ending=ending,
         turn=head.turn,
-    )
-
-
-def _in_progress(session_id: str) -> TurnInProgress:
-    return TurnInProgress(
-        f"another turn of session '{session_id}' is under way",
-        "Wait for its answer, then read the session and choose again.",
-        same_key=False,
-        retry_after_seconds=1,
     )
 
 
@@ -398,11 +427,12 @@ def record(
     opened: Opened, settled: Settled, asked: Asked, task: Task, narration: Narration, session: Session, routed: Route,
     warnings: tuple[str, ...],
 ) -> Entry:  # fmt: skip
-    """The journal's entry for the turn, with the answer as it will be sent."""
+    """The journal's entry for the turn, with the answer as it will be sent; not sealed yet."""
     data = view.answer_of(opened.machine, session, settled.outcome, narration, routed, asked.sent_as, warnings)
-    told = {"output": narration.output, "ai_state": narration.ai_state, "options": narration.options}
+    texts = {"output": narration.output, "ai_state": narration.ai_state, "options": narration.options}
     head = opened.head
-    entry = Entry(
+    return Entry(
+        format=JOURNAL_FORMAT,
         session_id=session.session_id,
         seq=head.seq + 1 if head else 1,
         turn=session.turn,
@@ -412,15 +442,15 @@ def record(
         request=asked.request,
         outcome=settled.outcome,
         prompt_hash=prompt_hash(task.messages),
-        narration={**told, "learned": narration.learned},
+        narration={**texts, "learned": narration.learned},
         narrator=narration.narrator,
         model=narration.model,
         usage=narration.usage,
         after=session,
         answer=msgspec.Raw(msgspec.json.encode(data)),
+        last_turn=session.turn,
         prev_hash=head.hash if head else "",
     )
-    return replace(entry, hash=hash_of(entry))
 
 
 def prompt_hash(messages: tuple[Message, ...]) -> str:

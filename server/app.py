@@ -37,7 +37,7 @@ def create_app(given: Settings, runtime: Runtime | None = None) -> Litestar:
     meter = Meter()
     runtime = runtime or build_runtime(given)
     runtime.observe = meter.turned
-    meter.watch_under_way(lambda: len(runtime.under_way))
+    meter.watch_under_way(lambda: runtime.under_way)
     app = Litestar(
         [*routes.HANDLERS, *reading.HANDLERS],
         lifespan=[_life],

@@ -175,7 +175,7 @@ async def one_session(request: Asked, session_id: FromPath[str]) -> ASGIApp:
         "session": _sent(head.answer).session,
         "answer": head.answer,
         "allowed_event_types": head.after.routing.allowed_event_types,
-        "in_progress": session_id in house.runtime.under_way,
+        "in_progress": await house.runtime.store.in_progress(session_id),
         "can_rewind_to": [],
     }
     if call.role == "operator":
@@ -187,7 +187,7 @@ async def one_session(request: Asked, session_id: FromPath[str]) -> ASGIApp:
 async def delete_session(request: Asked, session_id: FromPath[str]) -> ASGIApp:
     """Remove a session for good; again answers the same."""
     house, _ = enter(request, "operator")
-    if session_id in house.runtime.under_way:
+    if await house.runtime.store.in_progress(session_id):
         raise TurnInProgress(
             "a turn of the session is under way", "Delete it after.", same_key=False, retry_after_seconds=1
         )

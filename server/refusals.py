@@ -130,6 +130,12 @@ TABLE: Final[dict[str, Row]] = {
         "故事已经往前走了，请看看现在的情形。",
         "The story has moved on. Please look at where it stands.",
     ),
+    "rewind_refused": Row(
+        409,
+        "the machine, or the session's history, doesn't let it go there",
+        "回不到那里去了。",
+        "There is no going back to that.",
+    ),
     "machine_changed": Row(
         409,
         "the definition that the session began with is gone",
@@ -172,6 +178,12 @@ TABLE: Final[dict[str, Row]] = {
         "no text at all is left under these constraints",
         "这样的故事讲不出来。",
         "This story can't be told that way.",
+    ),
+    "idempotency_mismatch": Row(
+        422,
+        "the Idempotency-Key was sent before with another request",
+        "这次没有听清，请再试一次。",
+        "That did not come through. Please try again.",
     ),
     "rate_limited": Row(
         429,

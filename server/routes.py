@@ -16,6 +16,7 @@ from server import openapi
 from server.body import read_body, read_json, refuse_other_types
 from server.house import enter
 from server.meter import CONTENT_TYPE
+from server.once import idempotency_of
 from server.query import NoQuery, read_query
 from server.reply import Reply, data, json_data
 from server.wire import read_invoke
@@ -40,16 +41,13 @@ async def invoke(request: Asked) -> ASGIApp:
     call.hear(value)
     asked = read_invoke(raw, value)
     refuse_promises(call.headers)
-    played = await turn.play(house.runtime, asked, call.role or "player")
-    return json_data(played.data)
+    once = idempotency_of(call, "invoke", value)
+    played = await turn.play(house.runtime, asked, call.role or "player", once)
+    return json_data(played.data, is_replayed=played.is_replayed)
 
 
 def refuse_promises(headers: Mapping[bytes, bytes]) -> None:
     """Refuse what the contract promises and this version can't keep yet. Raises NotImplementedYet."""
-    if b"idempotency-key" in headers:
-        raise NotImplementedYet(
-            "this version keeps no Idempotency-Key", "Send the request without it.", what="idempotency_key"
-        )
     accepted = headers.get(b"accept", b"").decode("latin-1").lower()
     takes_json = "application/json" in accepted or "*/*" in accepted
     if not takes_json and any(stream in accepted for stream in STREAMS):

@@ -6,7 +6,21 @@ from typing import Any
 
 import msgspec
 
-from runtime.session import Choice, Constraints, Entry, Offer, Outcome, Rolled, Routing, Session, Told, Usage, hash_of
+from runtime.session import (
+    JOURNAL_FORMAT,
+    Choice,
+    Constraints,
+    Entry,
+    Offer,
+    Outcome,
+    Rolled,
+    Routing,
+    Session,
+    Told,
+    Usage,
+    hash_of,
+    sealed,
+)
 
 SCENE = '灯影一晃，那东西发出裂帛般的尖啸。👻👨‍👩‍👧 “Who’s there?”\n\t"quoted" \\ '
 
@@ -31,6 +45,7 @@ def entry_after(head: Entry | None, session_id: str = "s1", *, scene: str = SCEN
         said={"a1b2": seq},
     )
     entry = Entry(
+        format=JOURNAL_FORMAT,
         session_id=session_id,
         seq=seq,
         turn=seq,
@@ -50,7 +65,7 @@ def entry_after(head: Entry | None, session_id: str = "s1", *, scene: str = SCEN
         answer=msgspec.Raw(msgspec.json.encode({"scene": scene})),
         prev_hash=head.hash if head else "",
     )
-    return msgspec.structs.replace(entry, hash=hash_of(entry))
+    return sealed(entry)
 
 
 def line_of(count: int, session_id: str = "s1", **after: Any) -> list[Entry]:

@@ -17,14 +17,14 @@ from runtime import errors, loader
 from server import refusals
 
 FLOORS = (
-    ("words", r"errors|model|session"),
+    ("words", r"errors|model|session|formats"),
     (
         "languages",
         r"expression|prompt|template|budget|filters|source|outputs|document|places|cuts|fullwidth|cutting|terms",
     ),
     ("rules", r"machine|dice|constraints|advance|fragments|schema|shape|draft|check|check_\w+"),
     ("doors", r"loader|narrators|narrators\.\w+|stores|stores\.\w+"),
-    ("the flow", r"view|request|turn"),
+    ("the flow", r"view|request|claims|turn"),
     ("beside the flow", r"explain|repeats"),
 )
 """Each module of runtime/ stands on one floor; it imports from its own and from those below."""

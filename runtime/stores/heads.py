@@ -6,7 +6,9 @@ from collections import Counter, OrderedDict
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from runtime.errors import StaleTurn, ValidationError
+from runtime.errors import SessionExists, StaleTurn, ValidationError
+from runtime.session import Node, body_of
+from runtime.stores import Row
 
 if TYPE_CHECKING:
     from runtime.session import Entry
@@ -27,6 +29,36 @@ def follows(entry: Entry, head: Entry | None) -> None:
         expected_turn=entry.turn - 1,
         turn=head.turn if head else 0,
         allowed_event_types=head.after.routing.allowed_event_types if head else (),
+    )
+
+
+def refuse_existing(head: Entry | None) -> None:
+    """Pass where there is no session. Raises SessionExists."""
+    if head is not None:
+        raise SessionExists(
+            f"session '{head.session_id}' exists already: it stands in state '{head.after.state}' at turn {head.turn}",
+            "Name another session_id, or delete that session first.",
+            state=head.after.state,
+            turn=head.turn,
+        )
+
+
+def row_of(entry: Entry) -> Row:
+    """The entry as it is kept."""
+    return Row(entry.session_id, entry.seq, body_of(entry), entry.hash)
+
+
+def node_of(entry: Entry) -> Node:
+    """The entry without its texts."""
+    return Node(
+        seq=entry.seq,
+        turn=entry.turn,
+        parent=entry.parent,
+        kind=entry.kind,
+        source=entry.outcome.source,
+        state=entry.after.state,
+        digest=entry.digest,
+        at_ms=entry.at_ms,
     )
 
 
