@@ -17,7 +17,7 @@ from runtime import errors, loader
 from server import refusals
 
 FLOORS = (
-    ("words", r"errors|model|session|formats"),
+    ("words", r"errors|model|session|formats|progress"),
     (
         "languages",
         r"expression|prompt|template|budget|filters|source|outputs|document|places|cuts|fullwidth|cutting|terms",
@@ -25,7 +25,7 @@ FLOORS = (
     ("rules", r"machine|dice|constraints|advance|fragments|schema|shape|draft|check|check_\w+"),
     ("doors", r"loader|narrators|narrators\.\w+|stores|stores\.\w+"),
     ("the flow", r"view|request|claims|turn"),
-    ("beside the flow", r"explain|repeats"),
+    ("beside the flow", r"explain|repeats|history|recompute|verify|migrate|export|copying|retention"),
 )
 """Each module of runtime/ stands on one floor; it imports from its own and from those below."""
 DOORS = {
