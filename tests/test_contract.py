@@ -875,34 +875,10 @@ def test_a_sane_request_id_comes_back_and_another_is_replaced(web):
 def test_what_cannot_be_promised_yet_is_refused_and_not_ignored(web, server, name):
     begin(web, name)
     body = {"session": {"session_id": name}, "payload": {"selected_option_id": 1}}
-    for headers in ({"Idempotency-Key": "k-1"}, {"Accept": "text/event-stream"}, {"Accept": "application/x-ndjson"}):
+    for headers in ({"Accept": "text/event-stream"}, {"Accept": "application/x-ndjson"}):
         failure = refused_unchanged(web, server, name, 501, body, **headers)
         assert failure["error"] == "not_implemented"
         assert failure["retry"] == "never"
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("POST", "/sessions/{}/rewind"),
-        ("POST", "/sessions/{}/fork"),
-        ("POST", "/sessions/{}/regenerate"),
-        ("GET", "/sessions/{}/export"),
-        ("GET", "/sessions/{}/export?format=md"),
-        ("POST", "/store/backup"),
-        ("POST", "/store/verify"),
-        ("POST", "/store/compact"),
-        ("POST", "/store/prune"),
-        ("POST", "/store/migrate"),
-        ("POST", "/store/import"),
-    ],
-)
-def test_a_route_that_is_to_come_says_so(web, server, name, method, path):
-    begin(web, name)
-    before = server.journal(name)
-    failure = web.ask(method, path.format(name), 501, **({"json": {"to_turn": 1}} if method == "POST" else {}))
-    assert failure["error"] == "not_implemented"
-    assert server.journal(name) == before
 
 
 def test_a_player_is_told_in_the_sessions_language_and_no_rule_is_named(web, name):

@@ -171,16 +171,8 @@ async def test_size_then_media_type_then_json_then_shape(web):
 
 async def test_a_promise_that_cant_be_kept_yet_is_refused_not_ignored(web):
     await web.invoke("INIT")
-    keyed = await web.invoke(option=1, expect=501, headers={"Idempotency-Key": "key-1"})
-    assert (keyed["error"], keyed["what"]) == ("not_implemented", "idempotency_key")
     for stream in ("text/event-stream", "application/x-ndjson"):
         assert (await web.invoke(option=1, expect=501, headers={"Accept": stream}))["what"] == "streaming"
-    for method, path in (
-        ("POST", "/sessions/s1/rewind"), ("POST", "/sessions/s1/fork"), ("POST", "/sessions/s1/regenerate"),
-        ("GET", "/sessions/s1/export"), ("POST", "/store/compact"),
-    ):  # fmt: skip
-        refused = await web.ask(method, path, 501)
-        assert refused["what"] in path
     assert len(await web.journal()) == 1
     await web.invoke(option=1, headers={"Accept": "application/json, text/event-stream"})
 
@@ -280,7 +272,7 @@ async def test_a_narrator_that_fails_leaves_the_session_as_it_was(serve, failure
 
 async def test_a_store_that_fails_is_told_without_its_places(serve):
     class Failing(MemoryStore):
-        async def append(self, _):
+        async def append(self, _, claim=None):  # noqa: ARG002 - the Protocol's signature
             raise errors.StoreUnavailable("/srv/secret/edgewise.duckdb can't be written")
 
         async def ping(self):
@@ -301,7 +293,7 @@ async def test_a_journal_that_is_lost_ends_the_process_gracefully(serve):
     class Lost(MemoryStore):
         failed = "the disk is gone"
 
-        async def append(self, _):
+        async def append(self, _, claim=None):  # noqa: ARG002 - the Protocol's signature
             raise errors.StoreUnavailable("the disk is gone")
 
     web = await serve()
