@@ -143,6 +143,10 @@ class Store(Protocol):
         """32 random bytes, made once for this store: ids are derived from a key under it."""
         ...
 
+    async def keep_secret(self, secret: bytes) -> None:
+        """Take over the secret of the store that this one becomes a copy of."""
+        ...
+
     async def count(self) -> int:
         """How many entries there are."""
         ...

@@ -127,6 +127,10 @@ class MemoryStore:
         """32 random bytes, made once for this store."""
         return self._secret
 
+    async def keep_secret(self, secret: bytes) -> None:
+        """Take over the secret of the store that this one becomes a copy of."""
+        self._secret = secret
+
     async def count(self) -> int:
         """How many entries there are."""
         return sum(map(len, self._entries.values()))
