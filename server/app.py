@@ -13,12 +13,13 @@ from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 
 from runtime.errors import DesignError, EdgewiseError
-from server import logs, reading, routes, settings
+from server import logs, reading, routes, settings, tending
 from server.auth import Gate, Pace
 from server.build import build_runtime
 from server.edge import Edge, answer_for
 from server.house import House
 from server.meter import Meter
+from server.tending import Tending
 
 if TYPE_CHECKING:
     from runtime.turn import Runtime
@@ -28,8 +29,10 @@ EXPOSED_HEADERS = ["X-Request-Id", "Idempotency-Replayed", "Retry-After"]
 _FAULTY, _WRONG_USE = 1, 2
 
 
-def create_app(given: Settings, runtime: Runtime | None = None) -> Litestar:
+def create_app(given: Settings, runtime: Runtime | None = None, own_token: str = "") -> Litestar:
     """The server for some settings; `runtime` in place of the one that they name.
+
+    `own_token` makes its sender an operator, as the journal's own token does.
 
     Raises DesignError, SettingsError. Its lifespan opens the runtime, and at the end lets the turns
     under way finish before it closes.
@@ -37,15 +40,16 @@ def create_app(given: Settings, runtime: Runtime | None = None) -> Litestar:
     meter = Meter()
     runtime = runtime or build_runtime(given)
     runtime.observe = meter.turned
-    meter.watch_under_way(lambda: runtime.under_way)
+    gate = Gate(given, lambda: own_token or getattr(runtime.store, "owner_token", ""))
+    house = House(runtime, gate, Pace(given.turns_per_minute), meter, Tending(given))
     app = Litestar(
-        [*routes.HANDLERS, *reading.HANDLERS],
+        [*routes.HANDLERS, *reading.HANDLERS, *tending.HANDLERS],
         lifespan=[_life],
         exception_handlers={Exception: answer_for},
         cors_config=_cors(given.cors_origins),
         openapi_config=None,
         logging_config=None,
-        state=State({"house": House(runtime, Gate(given), Pace(given.turns_per_minute), meter)}),
+        state=State({"house": house}),
     )
     app.asgi_handler = Edge(app.asgi_handler, meter)
     return app
@@ -53,12 +57,14 @@ def create_app(given: Settings, runtime: Runtime | None = None) -> Litestar:
 
 @asynccontextmanager
 async def _life(app: Litestar) -> AsyncIterator[None]:
-    runtime: Runtime = app.state["house"].runtime
+    house: House = app.state["house"]
+    runtime: Runtime = house.runtime
     await runtime.open()
     gc.collect()
     gc.freeze()  # machines live as long as the process: a collection need not walk them again and again
     try:
-        yield
+        async with house.meter.watching(lambda: runtime.under_way):
+            yield
     finally:
         await runtime.close()
         gc.unfreeze()

@@ -151,10 +151,11 @@ def _settings(options: dict[str, Any]) -> Any:
 
 def main() -> None:
     """Run the command; what nobody foresaw is our own fault, and is said so without a traceback."""
-    _guarded(lambda: cli(standalone_mode=False))
+    guarded(lambda: cli(standalone_mode=False))
 
 
-def _guarded(command: Callable[[], Any]) -> None:
+def guarded(command: Callable[[], Any]) -> None:
+    """Run a command, and end this process with its exit code; every error in its own words."""
     try:
         result = command()
     except click.ClickException as error:

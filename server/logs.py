@@ -7,6 +7,7 @@ a player's text, a prompt, a token or a key: libraries that log URLs or bodies a
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -34,13 +35,14 @@ def configure(settings: Settings, stream: TextIO | None = None) -> None:
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     is_text = settings.log_format == "text" or (settings.log_format == "auto" and stream.isatty())
     rendered: list[Processor] = _text(stream) if is_text else [_json]
+    shared = [*([_with_pid] if settings.workers > 1 else []), *_shared()]
     structlog.configure(
-        processors=[*_shared(), *rendered],
+        processors=[*shared, *rendered],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
-    _route_libraries(level, stream, rendered)
+    _route_libraries(level, stream, shared, rendered)
 
 
 def _shared() -> list[Processor]:
@@ -50,6 +52,12 @@ def _shared() -> list[Processor]:
         structlog.processors.format_exc_info,
         structlog.processors.EventRenamer("message", replace_by="_event"),
     ]
+
+
+def _with_pid(_: Any, __: str, event_dict: EventDict) -> EventDict:
+    """Say which of several processes speaks."""
+    event_dict["pid"] = os.getpid()
+    return event_dict
 
 
 def _text(stream: TextIO) -> list[Processor]:
@@ -64,12 +72,12 @@ def _json(_: Any, __: str, event_dict: EventDict) -> str:
     return msgspec.json.encode({**first, **event_dict}, enc_hook=repr).decode()
 
 
-def _route_libraries(level: int, stream: TextIO, rendered: list[Processor]) -> None:
+def _route_libraries(level: int, stream: TextIO, shared: list[Processor], rendered: list[Processor]) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendered],
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *_shared()],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
         )
     )
     handler.addFilter(_in_a_sentence)

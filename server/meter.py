@@ -1,23 +1,41 @@
 """What operators watch: one log line for each request and each turn, and Prometheus's counters.
 
-The only door to prometheus_client. The figures are this process's own.
+The only door to prometheus_client. The figures are this process's own, unless `FOLDER` names a
+folder in which several processes keep theirs: then each answers with the sum of all, dead ones
+included, as counters may not fall. What the system says of one process (memory, descriptors) has
+no sum, and is left out there.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import contextlib
+import os
+from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+    multiprocess,
+)
 
 from server.call import current
 from server.logs import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from runtime.turn import Played
     from server.call import Call
 
+FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable with which prometheus_client is told of several processes, before it is imported."""
+LOOK_EVERY_S = 1.0
+"""How old the count of turns under way in another process may be."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 45)
 _METHODS = frozenset({"GET", "POST", "DELETE", "OPTIONS", "HEAD", "PUT", "PATCH"})
@@ -30,11 +48,16 @@ class Meter:
     def __init__(self) -> None:
         self._log = log.bind()
         self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
+        self._is_shared = bool(os.environ.get(FOLDER))
+        if not self._is_shared:
+            ProcessCollector(registry=self.registry)
         self._requests = self._counter("requests", "Requests answered.", "method", "route", "status")
         self._request_s = self._histogram("request_seconds", "From a request's first byte to its answer.", "route")
         self._by_route: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._refusals = self._counter("refusals", "Requests refused or failed, by error.", "error")
+        self._under_way = Gauge(
+            "edgewise_turns_under_way", "Turns under way.", registry=self.registry, multiprocess_mode="livesum"
+        )
         self._turns = self._counter("turns", "Turns answered.", "machine", "narrator")
         self._narrate_s = self._histogram("turn_narrate_seconds", "Telling a turn.", "narrator")
         self._store_s = self._histogram("turn_store_seconds", "Making a turn durable.")
@@ -45,10 +68,23 @@ class Meter:
     def _histogram(self, name: str, about: str, *labels: str) -> Histogram:
         return Histogram(f"edgewise_{name}", about, labels, buckets=_BUCKETS_S, registry=self.registry)
 
-    def watch_under_way(self, count: Callable[[], int]) -> None:
-        """Show how many turns are under way, asked at each scrape."""
-        gauge = Gauge("edgewise_turns_under_way", "Turns under way.", registry=self.registry)
-        gauge.set_function(count)
+    @contextlib.asynccontextmanager
+    async def watching(self, count: Callable[[], int]) -> AsyncIterator[None]:
+        """Show how many turns are under way: asked at each scrape, or, for other processes, now and then."""
+        if not self._is_shared:
+            self._under_way.set_function(count)
+            yield
+            return
+        looking = asyncio.create_task(self._look_at(count))
+        try:
+            yield
+        finally:
+            looking.cancel()
+
+    async def _look_at(self, count: Callable[[], int]) -> None:
+        while True:
+            self._under_way.set(count())
+            await asyncio.sleep(LOOK_EVERY_S)
 
     def turned(self, played: Played) -> None:
         """Count a turn that was answered, and log its line."""
@@ -99,5 +135,14 @@ class Meter:
         return self._by_route[key]
 
     def exposition(self) -> bytes:
-        """All figures in Prometheus's text format."""
-        return generate_latest(self.registry)
+        """All figures in Prometheus's text format; those of every process where they are shared."""
+        if not self._is_shared:
+            return generate_latest(self.registry)
+        everyone = CollectorRegistry()
+        multiprocess.MultiProcessCollector(everyone)  # type: ignore[no-untyped-call] # the library has no types here
+        return generate_latest(everyone)
+
+
+def forget_process(pid: int, folder: str) -> None:
+    """Take a process that ended out of the figures of those that live; what it counted stays."""
+    multiprocess.mark_process_dead(pid, folder)  # type: ignore[no-untyped-call] # the same

@@ -14,6 +14,7 @@ import math
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ import click
 import uvicorn
 from msgspec.structs import replace
 
-from server import logs, watching
+from server import logs, watching, workers
 from server.app import create_app
 from server.banner import banner
 from server.build import build_runtime, store_of
@@ -42,7 +43,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def serve(settings: Settings) -> int:
-    """Serve until a signal comes; the exit code.
+    """Serve until a signal comes, with one process or `settings.workers`; the exit code.
 
     Raises SettingsError where the server must not listen as asked (an open host, a busy port),
     DesignError for a faulty project, StoreUnavailable where another process owns the journal.
@@ -56,9 +57,24 @@ def serve(settings: Settings) -> int:
     runtime = build_runtime(settings)
     with contextlib.closing(bind(settings)) as listener:
         settings = replace(settings, port=listener.getsockname()[1])
+        announce = _banner_of(settings, runtime)
+        if settings.workers > 1:
+            return workers.supervise(settings, listener, announce)
         runtime.store = store_of(settings)  # its lock file names the port that was really taken
-        server = _Server(_config(settings, create_app(settings, runtime)), _banner_of(settings, runtime))
-        return _run(server, listener, runtime)
+        return _run(_Server(_config(settings, create_app(settings, runtime)), announce), listener, runtime)
+
+
+def work(settings: Settings, listener: socket.socket) -> int:
+    """Serve as one of several workers, until a signal comes or standard input ends; the exit code."""
+    logs.configure(settings)
+    runtime = build_runtime(settings)
+    server = _Server(_config(settings, create_app(settings, runtime)), _say_ready, sys.stdin.fileno())
+    return _run(server, listener, runtime)
+
+
+def _say_ready() -> None:
+    sys.stdout.buffer.write(workers.READY)
+    sys.stdout.buffer.flush()
 
 
 def _config(settings: Settings, app: Litestar) -> uvicorn.Config:
@@ -86,11 +102,13 @@ class _Server(uvicorn.Server):
     """uvicorn's server, which says when it listens and leaves the signals to us.
 
     uvicorn's own handlers raise the signal again at the end: the exit code would never be 0.
+    `leash` is a file whose end asks the server to end too.
     """
 
-    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None], leash: int | None = None) -> None:
         super().__init__(config)
         self._announce = announce
+        self.leash = leash
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
@@ -134,8 +152,8 @@ def _told(error: Exception) -> Exception:
 
 
 @contextmanager
-def _stopping(server: uvicorn.Server) -> Iterator[None]:
-    """The first signal asks the server to end well, the second ends it at once."""
+def _stopping(server: _Server) -> Iterator[None]:
+    """The first signal asks the server to end well, the second ends it at once; so does its leash, once."""
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -143,8 +161,14 @@ def _stopping(server: uvicorn.Server) -> Iterator[None]:
             os._exit(INTERRUPTED)  # as a crash would: the journal stands that
         server.should_exit = True
 
+    def let_go(leash: int) -> None:
+        loop.remove_reader(leash)
+        server.should_exit = True
+
     for number in SIGNALS:
         loop.add_signal_handler(number, stop)
+    if server.leash is not None:
+        loop.add_reader(server.leash, let_go, server.leash)
     try:
         yield
     finally:
