@@ -36,7 +36,7 @@ DOORS = {
     "httpx": {"runtime.narrators.openai", "server.play.remote"},
     "httpx_aiohttp": {"runtime.narrators.openai"},
     "aiohttp": {"runtime.narrators.openai"},
-    "duckdb": {"runtime.stores.duckdb"},
+    "duckdb": {"runtime.stores.duckfile"},
     "structlog": {"server.logs"},
     "prometheus_client": {"server.meter"},
     "dotenv": {"server.settings"},

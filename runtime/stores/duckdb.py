@@ -1,113 +1,48 @@
 """The journal in one DuckDB file: append-only, owned by one process, committed in groups.
 
-Beside the file stand `<file>.lock` (who owns it) and `<file>.head` (where it ends). There is no
-primary key and no index: what is unique is decided in the owner's memory, where the heads are,
-and no lookup can miss a row because an index did. `sid` is a hash of the session's id that makes
-a scan cheap; every query that uses it compares the id as well.
+What is unique is decided in the owner's memory, where the heads of live sessions and their recent
+keys are; the file itself is behind `duckfile`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import logging
 import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
-import duckdb
 import msgspec
 
 from runtime.errors import StoreUnavailable
-from runtime.session import Entry
+from runtime.formats import read_entry
+from runtime.session import Entry, Node
+from runtime.stores import Claim, Damage, Row, tables
+from runtime.stores.duckfile import DuckFile
 from runtime.stores.groups import GroupWriter
-from runtime.stores.headfile import HeadFile, Mark, group_hash
-from runtime.stores.heads import Heads, cursor_of, follows, position_of
-from runtime.stores.lockfile import LockFile, Owner
+from runtime.stores.heads import cursor_of, follows, position_of, refuse_existing
+from runtime.stores.known import NO_KEYS_MS, Heads, Known
+from runtime.stores.leases import Leases
+from runtime.stores.lockfile import Owner
+from runtime.stores.tables import Values, sid_of
 
-FILE_FORMAT = 1
-"""The version of the tables; a file with a later one is refused."""
 CACHED_HEADS = 10_000
 LOCK_WAIT_S = 5.0
-READERS = 2
 LIST_SPAN = 4096
 """How many of the newest entries a list looks at first; four times as many each time it needs more."""
+WALK_SPAN = 256
+"""How many positions a walk reads at a time."""
 
-Row = tuple[Any, ...]
-
-_COLUMNS = {
-    "sid": "BIGINT",
-    "session_id": "VARCHAR",
-    "seq": "BIGINT",
-    "turn": "BIGINT",
-    "player_id": "VARCHAR",
-    "machine": "VARCHAR",
-    "state": "VARCHAR",
-    "ended": "BOOLEAN",
-    "at_ms": "BIGINT",
-    "hash": "VARCHAR",
-    "body": "VARCHAR",  # the entry's JSON: as a list parameter, text costs half of what a BLOB does
-    "pos": "BIGINT",  # the row's place in the whole journal, from 1: zone maps find it
-    "grp": "BIGINT",  # the group that it was committed in, from 1
-}
-_HASH_AT = [*_COLUMNS].index("hash")
-_CONFIG: dict[str, str | bool | int | float | list[str]] = {
-    "autoload_known_extensions": "false",
-    "autoinstall_known_extensions": "false",
-    "allow_community_extensions": "false",
-    "wal_autocheckpoint": "256MB",  # a checkpoint stalls commits, and many small ones stall them longest
-}
-# Uncompressed: compressing is what makes a checkpoint stall.
-_CREATE = (
-    "CREATE TABLE IF NOT EXISTS entries ("
-    + ", ".join(f"{name} {type_} USING COMPRESSION uncompressed" for name, type_ in _COLUMNS.items())
-    + ")",
-    "CREATE TABLE IF NOT EXISTS tombstones (grp BIGINT, at_ms BIGINT, hash VARCHAR)",
-    "CREATE TABLE IF NOT EXISTS definitions (digest VARCHAR, files VARCHAR)",
-    "CREATE TABLE IF NOT EXISTS meta (name VARCHAR, value VARCHAR)",
-    f"INSERT INTO meta SELECT 'format', '{FILE_FORMAT}' WHERE NOT EXISTS (FROM meta)",
-)
-_INSERT = "INSERT INTO entries SELECT " + ", ".join(
-    f"unnest(${at}::{type_}[])" for at, type_ in enumerate(_COLUMNS.values(), 1)
-)
-_HEADS = """
-    SELECT session_id, body FROM entries WHERE pos IN (
-        SELECT max(pos) FROM entries
-        WHERE sid IN (SELECT unnest($1::BIGINT[])) AND session_id IN (SELECT unnest($2::VARCHAR[]))
-        GROUP BY session_id)
-"""
-_ENTRY = """
-    SELECT body FROM entries WHERE sid = $1 AND session_id = $2 AND turn = $3 ORDER BY seq DESC LIMIT 1
-"""
-_ENTRIES = """
-    SELECT body FROM entries WHERE sid = $1 AND session_id = $2 AND seq > $3 ORDER BY seq LIMIT $4
-"""
-_LIST = """
-    SELECT pos, body FROM entries
-    WHERE pos IN (SELECT max(pos) FROM entries WHERE pos > $1 GROUP BY session_id) AND pos < $2
-        AND ($3::VARCHAR IS NULL OR player_id = $3) AND ($4::BOOLEAN IS NULL OR ended = $4)
-    ORDER BY pos DESC LIMIT $5
-"""
-_LAST_GROUP = """
-    SELECT greatest(0, (SELECT max(grp) FROM entries), (SELECT max(grp) FROM tombstones))
-"""
-_GROUP_HASHES = "SELECT hash FROM entries WHERE grp = $1 ORDER BY pos"
-
-_log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Entry).decode
 
 
 class DuckDBStore:
     """A Store in a DuckDB file that this process owns.
 
-    `url` is where the owner answers, for the lock file. `cached_heads` bounds the heads kept in
+    `url` is where the owner answers, for the lock file. `cached_heads` bounds the sessions kept in
     memory (one takes about as much as its entry's JSON). A second owner waits `lock_wait_s` seconds.
     """
 
@@ -120,21 +55,28 @@ class DuckDBStore:
         lock_wait_s: float = LOCK_WAIT_S,
     ) -> None:
         self._path = Path(path)
-        self._url = url
+        self._owner = Owner(os.getpid(), url, secrets.token_urlsafe())
         self._lock_wait_s = lock_wait_s
         self._heads = Heads(cached_heads)
+        self._leases = Leases()
+        self._since_ms = NO_KEYS_MS
         self._under_way: dict[str, asyncio.Future[Any]] = {}
-        self._cold: dict[str, asyncio.Future[Entry | None]] = {}
-        self._asked: list[str] = []
+        self._cold: dict[str, asyncio.Future[Known]] = {}
+        self._asked: dict[str, int] = {}
         self._loading: asyncio.Task[None] | None = None
         self._kept: set[str] = set()
-        self._journal: _Journal | None = None
-        self._writer: GroupWriter[Row] | None = None
+        self._file: DuckFile | None = None
+        self._writer: GroupWriter[Values] | None = None
 
     @property
     def failed(self) -> str:
         """Why this store works no more, '' while it does. The process should end and start anew."""
-        return self._journal.failed if self._journal else ""
+        return self._file.failed if self._file else ""
+
+    @property
+    def owner_token(self) -> str:
+        """The token that the lock file names: who can read that file may ask this process."""
+        return self._owner.token
 
     async def open(self) -> None:
         """Take the lock, open the file, and check that it ends where it should.
@@ -142,42 +84,83 @@ class DuckDBStore:
         Raises StoreUnavailable, with owner_pid and owner_url where another process owns the file.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        owner = Owner(os.getpid(), self._url)
-        self._journal = await asyncio.to_thread(_Journal, self._path, owner, self._lock_wait_s)
-        self._writer = GroupWriter(self._journal.append, lambda: bool(self.failed))
+        self._file = await asyncio.to_thread(DuckFile, self._path, self._owner, self._lock_wait_s)
+        self._writer = GroupWriter(self._file.append, lambda: bool(self.failed))
 
     async def head(self, session_id: str) -> Entry | None:
         """The session's newest entry, None where the session does not exist."""
         if session_id in self._heads:
-            return self._heads.get(session_id)
-        if session_id not in self._cold:
-            self._cold[session_id] = asyncio.get_running_loop().create_future()
-            self._asked.append(session_id)
-        if self._loading is None:
-            self._loading = asyncio.create_task(self._load_asked())
-        return await asyncio.shield(self._cold[session_id])
+            return self._heads.get(session_id).head
+        return (await self._loaded(session_id, NO_KEYS_MS)).head
 
     async def entry(self, session_id: str, turn: int) -> Entry | None:
-        """The entry of a turn."""
-        rows = await self._read(_ENTRY, [_sid(session_id), session_id, turn])
-        return _entry(rows[0][0]) if rows else None
+        """The telling of a turn."""
+        rows = await self._read(tables.TELLING, [sid_of(session_id), session_id, turn])
+        return _entry(*rows[0]) if rows else None
 
     async def entries(self, session_id: str, *, after: int = 0, limit: int = 100) -> list[Entry]:
         """Entries with `seq > after`, oldest first, at most `limit`."""
-        rows = await self._read(_ENTRIES, [_sid(session_id), session_id, after, limit])
-        return [_entry(body) for (body,) in rows]
+        rows = await self._read(tables.ENTRIES, [sid_of(session_id), session_id, after, limit])
+        return [_entry(body, hash_) for body, hash_ in rows]
 
-    async def append(self, entry: Entry) -> None:
-        """Add an entry; returns when it is synced to disk.
+    async def tree(self, session_id: str) -> list[Node]:
+        """Every entry of a session without its texts, oldest first."""
+        rows = await self._read(tables.TREE, [sid_of(session_id), session_id])
+        return [Node(**dict(zip(Node.__struct_fields__, row, strict=True))) for row in rows]
 
-        Raises StaleTurn where it does not follow the head. A cancelled caller's entry is written
-        all the same, if it was queued.
+    async def claim(
+        self, session_id: str, *, key: str | None = None, request_hash: str = "", since_ms: int = 0
+    ) -> Claim:
+        """Ask for a session, to play a turn on it."""
+        with self._holding(session_id):
+            while True:
+                known = await self._at_rest(session_id, NO_KEYS_MS if key is None else since_ms)
+                seq = known.made_by(key, since_ms)
+                if key is None or seq is None:
+                    claim = Claim(session_id=session_id, head=known.head, key=key, request_hash=request_hash)
+                    return self._leases.take(claim)
+                for answered in await self.entries(session_id, after=seq - 1, limit=1):
+                    if answered.key == key:
+                        return Claim(session_id=session_id, head=known.head, answered=answered)
+                known.forget(key)  # its session was deleted meanwhile
+
+    async def release(self, claim: Claim) -> None:
+        """Give a claim back; one that was used, lost or never held is no error."""
+        self._leases.release(claim)
+
+    async def freed(self, session_id: str, wait_s: float) -> None:
+        """Wait until nobody holds the session, at most `wait_s` seconds."""
+        await self._leases.freed(session_id, wait_s)
+
+    async def in_progress(self, session_id: str) -> bool:
+        """Whether somebody holds the session now."""
+        return session_id in self._leases
+
+    async def append(self, entry: Entry, claim: Claim | None = None) -> None:
+        """Add an entry; returns when it is synced to disk, and the claim is over.
+
+        Raises StaleTurn where it does not follow the head, or the claim was lost. A cancelled
+        caller's entry is written all the same, if it was queued.
         """
         session_id = entry.session_id
         with self._holding(session_id):
-            follows(entry, await self._head_at_rest(session_id))
-            done = self._open_writer().write(_row(entry))
-            await self._under_way_until(done, session_id, entry)
+            known = await self._at_rest(session_id)
+            follows(entry, known.head)
+            self._leases.check(claim)
+            done = self._open_writer().write(tables.values_of(entry))
+            await self._under_way_until(done, session_id, partial(self._follow, known, entry, claim))
+
+    async def adopt(self, rows: Sequence[Row]) -> None:
+        """Add a whole session at once, seq 1 to n; all of it is there or nothing. Raises SessionExists."""
+        session_id = rows[0].session_id
+        bodies = [row.body.decode() for row in rows]
+        entries = [_entry(body, row.hash) for body, row in zip(bodies, rows, strict=True)]
+        with self._holding(session_id):
+            refuse_existing((await self._at_rest(session_id)).head)
+            values = [*map(tables.values_of, entries, bodies)]
+            done = self._open_writer().run(partial(self._opened().append, values))
+            keys = [{"key": each.key, "seq": each.seq, "at_ms": each.at_ms} for each in entries if each.key is not None]
+            await self._under_way_until(done, session_id, lambda: self._heads.put(session_id, Known(entries[-1], keys)))
 
     async def sessions(
         self, *, player_id: str | None = None, ended: bool | None = None, limit: int = 50, after: str | None = None
@@ -185,37 +168,78 @@ class DuckDBStore:
         """Head entries, newest first, and the cursor that continues the list (None at its end)."""
         before = 2**62 if after is None else position_of(after)
         rows = await self._newest([before, player_id, ended, limit + 1])
-        heads = [_entry(body) for _, body in rows[:limit]]
+        heads = [_entry(body, hash_) for _, body, hash_ in rows[:limit]]
         return heads, cursor_of(rows[limit - 1][0]) if len(rows) > limit else None
 
-    async def delete(self, session_id: str) -> bool:
-        """Remove a session's rows for good; False where there was none.
+    async def delete(self, session_id: str, claim: Claim | None = None) -> bool:
+        """Remove a session for good; False where there was none.
 
-        Their bytes leave the file when DuckDB reuses or compacts the blocks that they stood in.
+        Nothing reads it any more, and its rows leave tombstones without a word of it. Its bytes
+        stay in the file and its log until DuckDB reuses the blocks, or `compact` rewrites the file.
         """
         with self._holding(session_id):
-            if await self._head_at_rest(session_id) is None:
+            known = await self._at_rest(session_id)
+            self._leases.check(claim)
+            if known.head is None:
+                self._leases.release(claim)
                 return False
             done = self._open_writer().run(partial(self._opened().delete, session_id))
-            await self._under_way_until(done, session_id, None)
+            await self._under_way_until(done, session_id, partial(self._forget, session_id, claim))
             return True
 
     async def keep(self, digest: str, files: Mapping[str, str]) -> None:
         """Keep a definition's files (path → text) under their digest; again is no error."""
         if digest in self._kept:
             return
-        body = _encode(files).decode()
-        await asyncio.shield(self._open_writer().run(partial(self._opened().keep, digest, body)))
+        await self._write(tables.KEEP, [digest, _encode(files).decode()])
         self._kept.add(digest)
 
     async def kept(self, digest: str) -> dict[str, str] | None:
         """The files kept under a digest."""
-        rows = await self._read("SELECT files FROM definitions WHERE digest = $1", [digest])
+        rows = await self._read(tables.KEPT, [digest])
         return msgspec.json.decode(rows[0][0], type=dict[str, str]) if rows else None
+
+    async def digests(self) -> list[str]:
+        """Every digest that a definition is kept under."""
+        return [digest for (digest,) in await self._read(tables.DIGESTS, [])]
+
+    async def secret(self) -> bytes:
+        """32 random bytes, made once for this store."""
+        rows = await self._read(tables.META, ["secret"])
+        return bytes.fromhex(rows[0][0])
+
+    async def keep_secret(self, secret: bytes) -> None:
+        """Take over the secret of the store that this one becomes a copy of."""
+        await self._write(tables.RENAME, ["secret", secret.hex()])
+
+    async def count(self) -> int:
+        """How many entries there are."""
+        rows = await self._read(tables.COUNT, [])
+        return int(rows[0][0])
+
+    async def walk(self, after: str = "") -> AsyncIterator[Row]:
+        """Every entry as it is kept, in the order of the journal, to where it ended at the beginning."""
+        start, end = position_of(after or "0"), self._opened().position
+        while start < end:
+            upto = min(start + WALK_SPAN, end)
+            for session_id, seq, body, hash_, pos in await self._read(tables.WALK, [start, upto]):
+                yield Row(session_id, seq, body.encode(), hash_, cursor_of(pos))
+            start = upto
+
+    async def audit(self) -> AsyncIterator[Damage]:
+        """What is wrong with the chain over the whole file: an entry lost, altered or out of place."""
+        start, end, chain = 0, self._opened().position, ""
+        while start < end:
+            upto = min(start + tables.SPAN, end)
+            rows = await self._read(tables.LINKS, [start, upto])
+            for damage in tables.breaks(rows, start, upto, chain):
+                yield damage
+            chain = rows[-1][2] if rows else chain
+            start = upto
 
     async def ping(self) -> None:
         """Prove that the store can be read and written now: one small durable write, one read."""
-        await asyncio.shield(self._open_writer().run(self._opened().touch))
+        await self._write(tables.RENAME, ["format", str(tables.FILE_FORMAT)])
         await self._read("SELECT 1", [])
 
     async def close(self) -> None:
@@ -224,8 +248,8 @@ class DuckDBStore:
         if writer is None:
             return
         await asyncio.to_thread(writer.stop)
-        journal, self._journal = self._opened(), None
-        await asyncio.to_thread(journal.close)
+        file, self._file = self._opened(), None
+        await asyncio.to_thread(file.close)
 
     @contextmanager
     def _holding(self, session_id: str) -> Iterator[None]:
@@ -235,318 +259,111 @@ class DuckDBStore:
         finally:
             self._heads.release(session_id)
 
-    async def _head_at_rest(self, session_id: str) -> Entry | None:
-        """The head once no write of the session is under way; nothing can come between, until the next await."""
+    async def _at_rest(self, session_id: str, since_ms: int = NO_KEYS_MS) -> Known:
+        """What is known once no write of the session is under way, with its keys since a time.
+
+        Nothing can come between, until the next await. The caller holds the session.
+        """
         while True:
             if busy := self._under_way.get(session_id):
                 await asyncio.wait([busy])
-            elif session_id in self._heads:
+            elif session_id in self._heads and self._heads.get(session_id).since_ms <= since_ms:
                 return self._heads.get(session_id)
             else:
-                await self.head(session_id)
+                await self._loaded(session_id, since_ms)
 
-    async def _under_way_until(self, done: asyncio.Future[Any], session_id: str, head: Entry | None) -> None:
-        """Wait for a write; the head is what it leaves, also where the caller is cancelled meanwhile."""
+    async def _under_way_until(self, done: asyncio.Future[Any], session_id: str, then: Callable[[], None]) -> None:
+        """Wait for a write; `then` follows it where it is done, also where the caller is cancelled meanwhile."""
         self._under_way[session_id] = done
         self._heads.hold(session_id)
-        done.add_done_callback(partial(self._written, session_id, head))
+        done.add_done_callback(partial(self._written, session_id, then))
         await asyncio.shield(done)
 
-    def _written(self, session_id: str, head: Entry | None, done: asyncio.Future[Any]) -> None:
+    def _written(self, session_id: str, then: Callable[[], None], done: asyncio.Future[Any]) -> None:
         del self._under_way[session_id]
-        self._heads.release(session_id)
         if done.exception() is None:
-            self._heads.put(session_id, head)
+            then()
+        self._heads.release(session_id)
+
+    def _follow(self, known: Known, entry: Entry, claim: Claim | None) -> None:
+        known.follow(entry, self._since_ms)
+        self._leases.release(claim)
+
+    def _forget(self, session_id: str, claim: Claim | None) -> None:
+        self._heads.put(session_id, Known(None))
+        self._leases.release(claim)
+
+    async def _loaded(self, session_id: str, since_ms: int) -> Known:
+        """What the file tells of a session, with its keys since a time; those asked for together share one read."""
+        if since_ms < NO_KEYS_MS:
+            self._since_ms = since_ms
+        if session_id in self._asked:
+            self._asked[session_id] = min(since_ms, self._asked[session_id])
+        elif session_id not in self._cold:  # else its read is under way, and whoever needs older keys asks again
+            self._asked[session_id] = since_ms
+            self._cold[session_id] = asyncio.get_running_loop().create_future()
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._load_asked())
+        return await asyncio.shield(self._cold[session_id])
 
     async def _load_asked(self) -> None:
-        """Read the cold heads that were asked for, all that came together in one query."""
+        """Read the cold sessions that were asked for, all that came together in one query."""
         while self._asked:
-            asked, self._asked = self._asked, []
+            asked, self._asked = self._asked, {}
+            since_ms = min(self._since_ms, *asked.values())
             try:
-                bodies = {row[0]: row[1] for row in await self._read(_HEADS, [[*map(_sid, asked)], asked])}
+                rows = await self._read(tables.HEADS, [[*map(sid_of, asked)], [*asked], since_ms])
             except Exception as error:  # noqa: BLE001 - handed to all who wait, whatever it is
                 for session_id in asked:
                     _fail(self._cold.pop(session_id), error)
             else:
+                found = {row[0]: row[1:] for row in rows}
                 for session_id in asked:
-                    self._tell_cold(session_id, bodies.get(session_id))
+                    self._tell_cold(session_id, since_ms, *found.get(session_id, (None, "", None)))
         self._loading = None
 
-    def _tell_cold(self, session_id: str, body: str | None) -> None:
+    def _tell_cold(self, session_id: str, since_ms: int, body: str | None, hash_: str, keys: Any) -> None:
         waiting = self._cold.pop(session_id)
         try:
-            head = None if body is None else _entry(body)
+            if session_id in self._heads:
+                self._heads.get(session_id).learn(keys or (), since_ms)
+            else:
+                known = Known(None) if body is None else Known(_entry(body, hash_), keys or (), since_ms)
+                self._heads.put(session_id, known)
+            waiting.set_result(self._heads.get(session_id))
         except StoreUnavailable as error:
             _fail(waiting, error)
-        else:
-            self._heads.put(session_id, head)
-            waiting.set_result(head)
 
-    async def _newest(self, wanted: list[Any]) -> list[Row]:
+    async def _newest(self, wanted: list[Any]) -> list[Values]:
         """Rows of the list, looking no further back than the page needs."""
-        journal = self._opened()
-        end, span = journal.position, LIST_SPAN
+        end, span = self._opened().position, LIST_SPAN
         while True:
             start = max(0, end - span)
-            rows = await self._read(_LIST, [start, *wanted])
+            rows = await self._read(tables.LIST, [start, *wanted])
             if start == 0 or len(rows) == wanted[-1]:
                 return rows
             span *= 4
 
-    async def _read(self, sql: str, values: list[Any]) -> list[Row]:
+    async def _read(self, sql: str, values: list[Any]) -> list[Values]:
         return await self._opened().read(sql, values)
 
-    def _opened(self) -> _Journal:
-        if self._journal is None:
-            raise StoreUnavailable("the journal is not open", hint="Start the server again.")
-        return self._journal
+    async def _write(self, sql: str, values: list[Any]) -> None:
+        await asyncio.shield(self._open_writer().run(partial(self._opened().write, sql, values)))
 
-    def _open_writer(self) -> GroupWriter[Row]:
+    def _opened(self) -> DuckFile:
+        if self._file is None:
+            raise StoreUnavailable("the journal is not open", hint="Start the server again.")
+        return self._file
+
+    def _open_writer(self) -> GroupWriter[Values]:
         if self._writer is None:
             raise StoreUnavailable("the journal is closed: the server is shutting down", hint="Send it again.")
         return self._writer
 
 
-class _Journal:
-    """The open file. `append`, `delete`, `keep` and `touch` are called from the writer's thread only."""
-
-    def __init__(self, path: Path, owner: Owner, lock_wait_s: float) -> None:
-        self.failed = ""
-        self._path = path
-        self._head_file = HeadFile(_beside(path, ".head"))
-        with ExitStack() as opening:
-            _take_lock(_beside(path, ".lock"), owner, lock_wait_s, opening)
-            if not path.exists():
-                self._head_file.check(Mark())
-            self._db = opening.enter_context(_attached(path))
-            self._mark, self.position = _made_ready(self._db, self._head_file)
-            self._readers = _Readers(self._db)
-            opening.callback(self._readers.close)
-            self._open = opening.pop_all()
-
-    def append(self, rows: Sequence[Row]) -> None:
-        """Commit a group. Raises StoreUnavailable; then nothing of it is there."""
-        mark = Mark(self._mark.group + 1, group_hash(row[_HASH_AT] for row in rows))
-        positions = range(self.position + 1, self.position + 1 + len(rows))
-        columns = [[*column] for column in zip(*rows, strict=True)]
-        with self._transaction() as db:
-            db.execute(_INSERT, [*columns, [*positions], [mark.group] * len(rows)])
-        self.position = positions[-1]
-        self._move_to(mark)
-
-    def delete(self, session_id: str) -> None:
-        """Remove a session's rows, in a group of its own that leaves a tombstone without its name."""
-        number = self._mark.group + 1
-        mark = Mark(number, group_hash([f"deleted {number} {session_id}"]))
-        with self._transaction() as db:
-            db.execute("DELETE FROM entries WHERE sid = $1 AND session_id = $2", [_sid(session_id), session_id])
-            db.execute("INSERT INTO tombstones VALUES ($1, $2, $3)", [number, _now_ms(), mark.hash])
-        self._move_to(mark)
-
-    def keep(self, digest: str, files: str) -> None:
-        """Keep a definition once."""
-        with self._transaction() as db:
-            db.execute(
-                "INSERT INTO definitions SELECT $1, $2 WHERE NOT EXISTS (FROM definitions WHERE digest = $1)",
-                [digest, files],
-            )
-
-    def touch(self) -> None:
-        """One small durable write, of what stands there already."""
-        with self._transaction() as db:
-            db.execute("UPDATE meta SET value = $1 WHERE name = 'format'", [str(FILE_FORMAT)])
-
-    async def read(self, sql: str, values: list[Any]) -> list[Row]:
-        """All rows of a query, read beside the loop. Raises StoreUnavailable."""
-        self._check_well()
-        try:
-            return await self._readers.read(sql, values)
-        except duckdb.Error as error:
-            raise self._translated(error, "read") from error
-
-    def close(self) -> None:
-        """Close the file and release the lock."""
-        self._open.close()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """One transaction; whatever goes wrong in it, it is rolled back: a COMMIT then would save nothing."""
-        self._check_well()
-        try:
-            self._db.begin()
-            yield self._db
-            self._commit()
-        except duckdb.Error as error:
-            self._roll_back()
-            raise self._translated(error, "written") from error
-        except BaseException:
-            self._roll_back()
-            raise
-
-    def _commit(self) -> None:
-        try:
-            self._db.commit()
-        except duckdb.Error:
-            self._roll_back()
-            if not self._is_unchanged():
-                self.failed = "a commit failed, and whether its rows are there is not certain"
-            raise
-
-    def _is_unchanged(self) -> bool:
-        try:
-            return _last_group(self._db) == self._mark.group
-        except duckdb.Error:
-            return False
-
-    def _roll_back(self) -> None:
-        with suppress(duckdb.Error):  # there may be no transaction left, and that is what is wanted
-            self._db.rollback()
-
-    def _move_to(self, mark: Mark) -> None:
-        self._mark = mark
-        try:
-            self._head_file.write(mark)
-        except OSError as error:
-            # What was committed is durable: a mark that lags behind it is caught up with at the next one.
-            _log.warning("the journal's mark can't be written: %s", error)
-
-    def _check_well(self) -> None:
-        if self.failed:
-            raise StoreUnavailable(f"the journal has failed: {self.failed}", hint="The server has to be started again.")
-
-    def _translated(self, error: duckdb.Error, done: str) -> StoreUnavailable:
-        kind = type(error).__name__
-        _log.error("the journal can't be %s: %s: %s", done, kind, error)
-        if isinstance(error, (duckdb.FatalException, duckdb.InternalException)):
-            self.failed = f"DuckDB reported a fatal error ({kind})"
-        return StoreUnavailable(f"the journal can't be {done} now ({kind})", hint="Send the same again later.")
-
-
-class _Readers:
-    """Threads that read, each query on a cursor that no other uses meanwhile."""
-
-    def __init__(self, db: duckdb.DuckDBPyConnection) -> None:
-        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="edgewise-read")
-        self._idle: SimpleQueue[duckdb.DuckDBPyConnection] = SimpleQueue()
-        for _ in range(READERS):
-            cursor = db.cursor()
-            cursor.execute("USE journal")
-            self._idle.put(cursor)
-
-    async def read(self, sql: str, values: list[Any]) -> list[Row]:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._fetch, sql, values)
-
-    def close(self) -> None:
-        self._threads.shutdown()
-        while not self._idle.empty():
-            self._idle.get().close()
-
-    def _fetch(self, sql: str, values: list[Any]) -> list[Row]:
-        cursor = self._idle.get()
-        try:
-            return cursor.execute(sql, values).fetchall()
-        finally:
-            self._idle.put(cursor)
-
-
-def _take_lock(path: Path, owner: Owner, wait_s: float, opening: ExitStack) -> None:
-    lock = LockFile(path)
+def _entry(body: str, hash_: str) -> Entry:
     try:
-        lock.take(owner, wait_s)
-    except OSError as error:
-        raise StoreUnavailable(f"{path} can't be made: {error.strerror}", hint="Mend the folder's rights.") from error
-    opening.callback(lock.release)
-
-
-@contextmanager
-def _attached(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The file, opened. Until it is checked, closing changes nothing in it.
-
-    It is attached and not connected to, since only ATTACH takes a row group size.
-    """
-    db = duckdb.connect(":memory:", config=_CONFIG)
-    try:
-        quoted = str(path).replace("'", "''")
-        db.execute("PRAGMA disable_checkpoint_on_shutdown")
-        db.execute(f"ATTACH '{quoted}' AS journal (ROW_GROUP_SIZE 2048)")
-        db.execute("USE journal")
-        db.execute("SET enable_external_access = false")
-        yield db
-    except duckdb.Error as error:
-        raise StoreUnavailable(
-            f"{path} can't be opened: {error}", hint="Is it a DuckDB file of this version, and writable?"
-        ) from error
-    finally:
-        db.close()
-
-
-def _made_ready(db: duckdb.DuckDBPyConnection, head_file: HeadFile) -> tuple[Mark, int]:
-    """Check a file, create what it lacks, and return where it ends: its mark and its last position."""
-    is_new = not _rows(db, "FROM duckdb_tables() WHERE database_name = 'journal' AND table_name = 'entries'")
-    if not is_new:
-        _check_format(db)
-    mark = Mark() if is_new else _end_of(db)
-    head_file.check(mark)
-    for statement in _CREATE:
-        db.execute(statement)
-    db.execute("CHECKPOINT journal")
-    db.execute("PRAGMA enable_checkpoint_on_shutdown")
-    db.execute("SET lock_configuration = true")
-    head_file.write(mark)
-    return mark, _rows(db, "SELECT coalesce(max(pos), 0) FROM entries")[0][0]
-
-
-def _check_format(db: duckdb.DuckDBPyConnection) -> None:
-    rows = _rows(db, "SELECT value FROM meta WHERE name = 'format'")
-    if rows and int(rows[0][0]) > FILE_FORMAT:
-        raise StoreUnavailable(
-            f"the journal has format {rows[0][0]}, and this version reads up to {FILE_FORMAT}",
-            hint="Run the newer version that wrote it.",
-        )
-
-
-def _end_of(db: duckdb.DuckDBPyConnection) -> Mark:
-    """The last group in the file; a deletion is a group of its own, so the last one is always whole."""
-    number = _last_group(db)
-    rows = _rows(db, "SELECT hash FROM tombstones WHERE grp = $1", number)
-    if rows or number == 0:
-        return Mark(number, rows[0][0] if rows else "")
-    return Mark(number, group_hash(hash_ for (hash_,) in _rows(db, _GROUP_HASHES, number)))
-
-
-def _last_group(db: duckdb.DuckDBPyConnection) -> int:
-    return int(_rows(db, _LAST_GROUP)[0][0])
-
-
-def _rows(db: duckdb.DuckDBPyConnection, sql: str, *values: Any) -> list[Row]:
-    return db.execute(sql, values or None).fetchall()
-
-
-def _row(entry: Entry) -> Row:
-    """An entry in the order of the columns, without those that the writer numbers."""
-    after = entry.after
-    try:
-        body = _encode(entry).decode()
-    except (TypeError, ValueError) as error:
-        raise StoreUnavailable(f"turn {entry.turn} of '{entry.session_id}' can't be written: {error}") from error
-    return (
-        _sid(entry.session_id),
-        entry.session_id,
-        entry.seq,
-        entry.turn,
-        after.player_id,
-        after.machine,
-        after.state,
-        after.ended,
-        entry.at_ms,
-        entry.hash,
-        body,
-    )
-
-
-def _entry(body: str) -> Entry:
-    try:
-        return _decode(body)
+        return read_entry(body, hash_)
     except msgspec.DecodeError as error:
         raise StoreUnavailable(f"an entry of the journal can't be read: {error}", hint="Restore a backup.") from error
 
@@ -554,16 +371,3 @@ def _entry(body: str) -> Entry:
 def _fail(waiting: asyncio.Future[Any], error: Exception) -> None:
     waiting.set_exception(error)
     waiting.exception()  # whoever asked may have gone away, and then nobody else would read it
-
-
-def _sid(session_id: str) -> int:
-    """A hash that fits a BIGINT, so that a scan for a session compares numbers."""
-    return int.from_bytes(hashlib.blake2b(session_id.encode(), digest_size=8).digest(), signed=True)
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

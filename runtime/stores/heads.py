@@ -1,9 +1,7 @@
-"""What stores share: which entry may follow a head, a bounded cache of heads, and the lists' cursors."""
+"""What stores share: which entry may follow a head, an entry as it is kept, and the lists' cursors."""
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from runtime.errors import SessionExists, StaleTurn, ValidationError
@@ -76,51 +74,3 @@ def position_of(cursor: str) -> int:
         return int(cursor)
     detail = {"loc": ["query", "after"], "msg": "not a cursor: send 'next_after' of the page before", "type": "cursor"}
     raise ValidationError("'after' is not a cursor of this list", hint="Begin without 'after'.", details=[detail])
-
-
-class Heads:
-    """Heads of live sessions, the least recently used dropped first; None = known not to exist.
-
-    A held session is not dropped, so the cache may exceed its bound by as many as are held.
-    """
-
-    def __init__(self, bound: int) -> None:
-        self._bound = bound
-        self._heads: OrderedDict[str, Entry | None] = OrderedDict()
-        self._held: Counter[str] = Counter()
-
-    def __len__(self) -> int:
-        return len(self._heads)
-
-    def __contains__(self, session_id: str) -> bool:
-        return session_id in self._heads
-
-    def get(self, session_id: str) -> Entry | None:
-        """The head, now the most recently used. Raises KeyError where it isn't cached."""
-        self._heads.move_to_end(session_id)
-        return self._heads[session_id]
-
-    def put(self, session_id: str, head: Entry | None) -> None:
-        """Remember a head, and drop what exceeds the bound."""
-        self._heads[session_id] = head
-        self._heads.move_to_end(session_id)
-        self._trim()
-
-    def hold(self, session_id: str) -> None:
-        """Keep the session's head from being dropped until it is released as often as held."""
-        self._held[session_id] += 1
-
-    def release(self, session_id: str) -> None:
-        """Undo one hold."""
-        self._held[session_id] -= 1
-        if not self._held[session_id]:
-            del self._held[session_id]
-            self._trim()
-
-    def _trim(self) -> None:
-        excess = max(0, len(self._heads) - self._bound)
-        for session_id in [*islice(self._heads, excess)]:
-            if session_id in self._held:
-                self._heads.move_to_end(session_id)
-            else:
-                del self._heads[session_id]

@@ -20,13 +20,40 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 POLL_S = 0.05
+NAMING_POLLS = 20
 
 
 class Owner(Struct, frozen=True, omit_defaults=True):
-    """Who holds a journal: the process, and the URL where it answers ('' where it serves none)."""
+    """Who holds a journal: the process, the URL where it answers ('' where it serves none).
+
+    `token` was made when it started, and is good at that URL for what the journal's owner may ask.
+    """
 
     pid: int
     url: str = ""
+    token: str = ""
+
+
+def owner_of(file: Path) -> Owner | None:
+    """Who holds a journal now, None where nobody does; pid 0 where the holder doesn't say.
+
+    The lock is asked and not only what stands in its file. Raises OSError where that can't be read.
+    """
+    path = file.with_name(file.name + ".lock")
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        for _ in range(NAMING_POLLS):
+            if _locked(fd, fcntl.LOCK_SH):
+                return None
+            if owner := LockFile(path).owner():
+                return owner
+            time.sleep(POLL_S)  # whoever took it is about to write who it is
+    finally:
+        os.close(fd)
+    return Owner(0)
 
 
 class LockFile:
@@ -71,9 +98,9 @@ class LockFile:
         os.pwrite(self._fd, content, 0)
 
 
-def _locked(fd: int) -> bool:
+def _locked(fd: int, how: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
