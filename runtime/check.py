@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from runtime import prompt
 from runtime.check_expressions import expressed, told_when
 from runtime.check_graph import graph
+from runtime.check_migrations import migrations
 from runtime.check_names import names
 from runtime.check_texts import worded
 from runtime.draft import Draft
@@ -53,6 +54,7 @@ CODES: Mapping[str, str] = {
     "E121": "A default doesn't fit its variable.",
     "E122": "min or max doesn't fit its variable.",
     "E123": "A variable is secret and shown.",
+    "E124": "A migration's value doesn't fit its variable.",
     "E201": "No state is final.",
     "E202": "A state can't be reached.",
     "E203": "A state can't reach a final one.",
@@ -69,6 +71,9 @@ CODES: Mapping[str, str] = {
     "E215": "The free options' event has no edge in the state.",
     "E216": "An option with edges says what its edges should say.",
     "E217": "An event has an empty list of edges.",
+    "E218": "Two migrations are from one version.",
+    "E219": "A migration is from the file's own version.",
+    "E220": "A migration leads to a final state.",
     "E301": "An expression can't be read.",
     "E302": "An expression reads a name or function that isn't there.",
     "E303": "Types don't fit.",
@@ -137,6 +142,7 @@ def check(draft: Draft) -> Iterator[Finding]:
     Where faulty parts were cut out of it, what is unused, unreachable or missing is not judged.
     """
     yield from names(draft)
+    yield from migrations(draft)
     if draft.is_whole:
         yield from graph(draft)
     yield from expressed(draft)

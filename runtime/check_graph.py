@@ -93,7 +93,9 @@ def _steps(draft: Draft) -> dict[str, set[str]]:
 
 def _reached(draft: Draft) -> Iterator[Finding]:
     states = draft.definition.states
-    reached = _closure([draft.definition.first.target], _steps(draft))
+    moved = (target for each in draft.definition.migrations for target in (*each.states.values(), each.fallback))
+    starts = [draft.definition.first.target, *(target for target in moved if target in states)]
+    reached = _closure(starts, _steps(draft))
     for name in states:
         if name not in reached:
             yield draft.at_key(

@@ -122,41 +122,42 @@ def _of(draft: Draft, path: Path, variable: Variable) -> Iterator[Finding]:
 
 
 def _default(draft: Draft, path: Path, variable: Variable) -> Iterator[Finding]:
-    problem = _default_problem(variable)
+    problem = unfit(variable.default, variable, "default")
     if problem:
         yield draft.at_value((*path, "default"), "E121", problem)
 
 
-def _default_problem(variable: Variable) -> str | None:
-    value, kind, members = variable.default, variable.type, variable.of or []
+def unfit(value: object, variable: Variable, what: str) -> str | None:
+    """Why a value that a designer wrote doesn't fit its variable, None where it does; `what` is the value's name."""
+    kind, members = variable.type, variable.of or []
     if kind == "enum" and members and value not in members:
-        return f"the default '{value}' is none of its members{did_you_mean(str(value), members)}"
+        return f"the {what} '{value}' is none of its members{did_you_mean(str(value), members)}"
     if kind == "set":
-        return _set_problem(value, members)
+        return _set_problem(value, members, what)
     if kind in {"int", "float"}:
-        return _number_problem(value, variable)
+        return _number_problem(value, variable, what)
     wanted = {"bool": bool, "str": str}.get(kind, object)
-    return None if isinstance(value, wanted) else f"the default is {value!r}, and the variable is {_a(kind)}"
+    return None if isinstance(value, wanted) else f"the {what} is {value!r}, and the variable is {_a(kind)}"
 
 
-def _set_problem(value: object, members: list[str]) -> str | None:
+def _set_problem(value: object, members: list[str], what: str) -> str | None:
     if not isinstance(value, list):
-        return "a set's default is a list: [] or [a, b]"
+        return f"a set's {what} is a list: [] or [a, b]"
     wrong = next((item for item in value if members and item not in members), None)
     if wrong is not None:
-        return f"the default's '{wrong}' is none of its members{did_you_mean(str(wrong), members)}"
-    return "the default has a member twice. Delete one" if len(set(value)) < len(value) else None
+        return f"the {what}'s '{wrong}' is none of its members{did_you_mean(str(wrong), members)}"
+    return f"the {what} has a member twice. Delete one" if len(set(value)) < len(value) else None
 
 
-def _number_problem(value: object, variable: Variable) -> str | None:
+def _number_problem(value: object, variable: Variable, what: str) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return f"the default is {value!r}, and the variable is {_a(variable.type)}. Write a number"
+        return f"the {what} is {value!r}, and the variable is {_a(variable.type)}. Write a number"
     if mend := _unlike(value, variable.type):
-        return f"the default is {value}, and the variable is {_a(variable.type)}. {mend}"
+        return f"the {what} is {value}, and the variable is {_a(variable.type)}. {mend}"
     if variable.min is not None and value < variable.min:
-        return f"the default {value} is below min {variable.min}"
+        return f"the {what} {value} is below min {variable.min}"
     if variable.max is not None and value > variable.max:
-        return f"the default {value} is above max {variable.max}"
+        return f"the {what} {value} is above max {variable.max}"
     return None
 
 
@@ -193,16 +194,17 @@ def _unique(draft: Draft) -> Iterator[Finding]:
     ]
     groups += [(("events", name, "payload"), event.payload) for name, event in definition.events.items()]
     for path, written in groups:
-        yield from _same(draft, [(name, (*path, name)) for name in written])
+        yield from same(draft, [(name, (*path, name)) for name in written])
     yield from _same_events(draft)
     for name, state in definition.states.items():
         base: Path = ("states", name, "options")
         keys = [(option.key, (*base, index, "key")) for index, option in enumerate(state.authored)]
-        yield from _same(draft, keys)
-        yield from _same(draft, [(kind, (*base, "kinds", kind)) for kind in state.kinds])
+        yield from same(draft, keys)
+        yield from same(draft, [(kind, (*base, "kinds", kind)) for kind in state.kinds])
 
 
-def _same(draft: Draft, named: Iterable[tuple[str, Path]]) -> Iterator[Finding]:
+def same(draft: Draft, named: Iterable[tuple[str, Path]]) -> Iterator[Finding]:
+    """Names of one place that differ in case only, each with its path."""
     first: dict[str, tuple[str, Path]] = {}
     for name, path in named:
         other, where = first.setdefault(name.casefold(), (name, path))
@@ -278,11 +280,12 @@ def _targets(draft: Draft) -> Iterator[Finding]:
             continue
         long = (*edge.path, "target")
         path = long if long in draft.document.places.keys else edge.path
-        message = f"no state '{edge.target}'{did_you_mean(edge.target, states, _all('States are', states))}"
+        message = f"no state '{edge.target}'{did_you_mean(edge.target, states, all_of('States are', states))}"
         yield draft.at_value(path, "E103", message)
 
 
-def _all(words: str, names_: Iterable[str], most: int = 12) -> str:
+def all_of(words: str, names_: Iterable[str], most: int = 12) -> str:
+    """The words with the names that there are behind them; '' where there are none."""
     listed = list(names_)
     return f"{words} {', '.join(listed[:most])}{', …' if len(listed) > most else ''}" if listed else ""
 

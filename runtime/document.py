@@ -289,7 +289,7 @@ class _Reader:
             self.places.written[path] = self._line(event.start_mark)[event.start_mark.column : event.end_mark.column]
         if event.style or not event.implicit[0]:
             return self._string(event, path)
-        if _is_expression(path) and cuts.unbalanced(event.value) and self._comment_follows(event):
+        if is_expression(path) and cuts.unbalanced(event.value) and self._comment_follows(event):
             raise self._cut(event, "E014")
         if _is_text(path):
             self._hashed(event)
@@ -306,7 +306,7 @@ class _Reader:
             self._fault(event, code, cuts.MESSAGES[code].format(entry=entry))
 
     def _tagged(self, event: Event, path: Path) -> Any:
-        if _is_expression(path) and self._line(event.start_mark)[event.start_mark.column :].startswith("!"):
+        if is_expression(path) and self._line(event.start_mark)[event.start_mark.column :].startswith("!"):
             raise self._cut(event, "E010")
         self._fault(event, "E006", f"tags are not part of the language. Delete '{_tag(event)}', or quote the text")
         return self._drop(path)
@@ -390,7 +390,7 @@ class _Reader:
         written, entry, mend = cuts.mended(
             source, line, column, in_flow=in_flow, has_comment=has_comment, is_text=in_text and code == "E011"
         )
-        is_text = in_text or (entry.partition(":")[0] in TEXT_KEYS and not _is_expression(self._here))
+        is_text = in_text or (entry.partition(":")[0] in TEXT_KEYS and not is_expression(self._here))
         message = cuts.MESSAGES[code].format(entry=entry, what="text" if is_text else "expression")
         finding = Finding(self._file, *self._written_at(line, column), code, message)
         return _Cut(finding, "\n".join([*self._lines[:line], written, *self._lines[line + 1 :]]), mend)
@@ -449,13 +449,16 @@ def _is_plain(event: Event | None) -> bool:
     return isinstance(event, ScalarEvent) and not event.style and bool(event.value)
 
 
-def _is_expression(path: Path) -> bool:
-    return bool(path) and (path[-1] in EXPRESSION_KEYS or (len(path) > 1 and path[-2] in EXPRESSION_MAPS))
+def is_expression(path: Path) -> bool:
+    """Whether an expression stands at a path; the plain values of `migrations` are none."""
+    if not path or path[0] == "migrations":
+        return False
+    return path[-1] in EXPRESSION_KEYS or (len(path) > 1 and path[-2] in EXPRESSION_MAPS)
 
 
 def _is_text(path: Path) -> bool:
     """Whether a text for players stands at a path, alone or in one of its languages."""
-    if not path or _is_expression(path) or "payload" in path:
+    if not path or is_expression(path) or "payload" in path:
         return False
     in_language = len(path) > 1 and path[-2] in TEXT_KEYS and re.fullmatch(LANGUAGE_PATTERN, str(path[-1]))
     return path[-1] in TEXT_KEYS or bool(in_language) or not TEXT_MAPS.isdisjoint(path[-3:-1])

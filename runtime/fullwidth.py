@@ -28,6 +28,8 @@ KEYS = frozenset(
         "ai_state",
         "events",
         "history",
+        "migrations",
+        "fallback",
         "on_failure",
         "on",
         "states",

@@ -217,6 +217,18 @@ class History(Part, frozen=True, kw_only=True):
     rewind: Literal["free", "off", "checkpoint"] = "free"
 
 
+class Migration(Part, frozen=True, kw_only=True):
+    """How sessions that were begun with another version of the machine come over to this one.
+
+    `states` maps that version's names to this one's; `context` has values of this one's variables.
+    """
+
+    from_: int | Annotated[str, Meta(min_length=1)] = field(name="from")
+    states: dict[Name, Name] = {}
+    context: dict[Name, bool | int | float | str | list[str]] = {}
+    fallback: Name | None = None
+
+
 class Definition(Part, frozen=True, kw_only=True):
     """A whole machine."""
 
@@ -231,6 +243,7 @@ class Definition(Part, frozen=True, kw_only=True):
     ai_state: dict[Name, Expr] = {}
     events: dict[Name, Event] = {}
     history: History = History()
+    migrations: list[Migration] = []
     on_failure: Literal["offline", "refuse"] = "refuse"
     on: dict[Name, OnEntry] = {}
     states: Annotated[dict[Name, State], Meta(min_length=1)]
@@ -251,6 +264,10 @@ class Definition(Part, frozen=True, kw_only=True):
         """Every event's name: the initial one, those declared, and those that edges stand on."""
         on_states = (edge.event for edge in edges_of(self))
         return tuple(dict.fromkeys((self.first.event, *self.events, *on_states)))
+
+    def migration_from(self, version: int | str) -> Migration | None:
+        """The rule for sessions of another version; `1` and `"1"` are one version."""
+        return next((each for each in self.migrations if str(each.from_) == str(version)), None)
 
     def event(self, name: str) -> Event:
         """What an event declares; one that is not declared takes nothing, and any player may send it."""

@@ -38,7 +38,7 @@ _EDGE_DOCS = {
 DOCS: dict[str, dict[str, str]] = {
     "Definition": {
         "machine": "The machine's name; equals the file's.",
-        "version": "For people; the digest identifies a version.",
+        "version": "For people and for `migrations`; the digest is what pins a session.",
         "title": "The story's title. Its languages are those that the machine offers.",
         "language": "The language of sessions that ask for none.",
         "initial": "The edge that begins a session; `initial: INIT` is short for {event: INIT, target: INIT}.",
@@ -48,6 +48,7 @@ DOCS: dict[str, dict[str, str]] = {
         "ai_state": "What every answer carries as ai_state; `output.x` is a text that the narrator gives.",
         "events": "What a client may send, beside events that have the name of a state.",
         "history": "What a player may take back.",
+        "migrations": "How sessions of other versions come over to this one, when `edgewise migrate` is run.",
         "on_failure": "What happens when the model fails: the offline narrator tells, or the turn is refused.",
         "on": "Root edges: open in every state that is not final, before the state's own.",
         "states": "Where a session stands between two turns.",
@@ -89,6 +90,12 @@ DOCS: dict[str, dict[str, str]] = {
         "role": "Who may send it.",
     },
     "History": {"rewind": "free, off, or checkpoint: only to turns that entered a state with checkpoint: true."},
+    "Migration": {
+        "from": "The `version` that the sessions began with, as it stood in the file of then.",
+        "states": "States of that version → states of this one; others keep their name where it is still there.",
+        "context": "Values for variables that are new, or whose old value doesn't fit any more. Else: their defaults.",
+        "fallback": "Where a session goes whose state is gone; without it such a session stays on its old version.",
+    },
     "EdgePart": _EDGE_DOCS,
     "Entry": {"dice": "Rolled before the guards of these edges.", "edges": "The edges, the first open one is taken."},
     "State": {

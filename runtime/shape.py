@@ -15,7 +15,7 @@ from typing import Any
 import jsonschema_rs
 from msgspec import Struct
 
-from runtime.document import EXPRESSION_KEYS, EXPRESSION_MAPS, Document
+from runtime.document import Document, is_expression
 from runtime.errors import Finding
 from runtime.model import DICE_PATTERN, LANGUAGE_PATTERN, NAME_PATTERN, PAYLOAD_PATTERN, Path
 from runtime.places import Places
@@ -59,7 +59,7 @@ _HINTS = {
 }
 
 
-_FIRST_KEYS = {"Learn": "from", "Ending": "title", "Variable": "type"}
+_FIRST_KEYS = {"Learn": "from", "Ending": "title", "Variable": "type", "Migration": "from"}
 _STAND_INS = {"machine": "unnamed", "title": "untitled", "language": "en"}
 
 
@@ -252,7 +252,7 @@ def _longer(error: Any) -> str:
 
 
 def _wanted(error: Any, path: Path) -> str:
-    if path[-1] in EXPRESSION_KEYS or (len(path) > 1 and path[-2] in EXPRESSION_MAPS):
+    if is_expression(path):
         return "an expression (in quotes where it holds brackets)"
     kind = error.kind
     one = isinstance(kind, _KINDS.Type)
