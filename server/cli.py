@@ -80,7 +80,7 @@ def play(**options: Any) -> None:
     from server.play import flow  # noqa: PLC0415 - see the module
 
     own = {name: options.pop(name) for name in ("url", "token", "session_id", "seed", "language", "transcript")}
-    sys.exit(flow.play(_settings({**options, "store": options["store"] or "memory:"}), **own))
+    sys.exit(flow.play(_settings({**options, "store": options["store"] or "memory:", "workers": 1}), **own))
 
 
 @cli.command()

@@ -276,6 +276,11 @@ def _contradictions(settings: Settings, given: Mapping[str, tuple[Any, str]]) ->
             f"{variable_of('workers')} = {settings.workers}: a DuckDB file or memory belongs to one process; "
             f"use 1 worker"
         )
+    if settings.workers > 1 and settings.dev:
+        faults.append(
+            f"{variable_of('workers')} = {settings.workers}: --dev starts one process again when a file changes; "
+            f"use 1 worker, or leave {variable_of('dev')} out"
+        )
     if settings.narrator == "openai" and not settings.openai_api_key and _calls_deepseek(settings):
         faults.append(
             f"{variable_of('narrator')} = openai needs a key: set {ALIASES['openai_api_key']}, or "

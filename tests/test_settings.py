@@ -150,6 +150,11 @@ def test_several_workers_on_one_processs_store_are_refused(read, store):
     assert fault == "EDGEWISE_WORKERS = 2: a DuckDB file or memory belongs to one process; use 1 worker"
 
 
+def test_several_workers_are_not_started_again_on_a_change(read):
+    told = "\n".join(faults(read, {"EDGEWISE_DEV": "true"}, workers=3, store="memory:"))
+    assert "EDGEWISE_WORKERS = 3: --dev starts one process again when a file changes; use 1 worker" in told
+
+
 @pytest.mark.parametrize(
     ("store", "path"),
     [
