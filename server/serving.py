@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 GOOD, OUR_FAULT, INTERRUPTED = 0, 3, 130
 LATE_S = 5
 """Seconds, over a turn's own deadline, that a request may keep a server that stops from ending."""
+IDLE_S = 75
+"""Seconds for which an idle connection is kept: longer than proxies do (60), so that they are the ones to close it."""
 BACKLOG = 2048
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -89,6 +91,7 @@ def _config(settings: Settings, app: Litestar) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         backlog=BACKLOG,
+        timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=math.ceil(settings.turn_deadline_s) + LATE_S,
     )
 
