@@ -9,9 +9,10 @@ import msgspec
 from runtime.advance import route, turn_scope
 from runtime.errors import SessionNotFound, TurnNotFound
 from runtime.machine import Considered, Machine, consider, known_values
+from runtime.recompute import before
 
 if TYPE_CHECKING:
-    from runtime.session import Entry
+    from runtime.session import Entry, Session
     from runtime.turn import Runtime
 
 
@@ -22,8 +23,8 @@ async def explain(runtime: Runtime, session_id: str, turn: int) -> dict[str, Any
     """
     entry = await entry_of(runtime, session_id, turn)
     machine = await runtime.machine_of(entry.after)
-    before = None if entry.parent is None else await entry_of(runtime, session_id, entry.parent)
-    looked_at = _considered(machine, entry, before) if before is not None else []
+    is_root = entry.parent is None
+    looked_at = [] if is_root else _considered(machine, entry, await before(runtime.store, machine, entry))
     return {
         "turn": entry.turn,
         "parent": entry.parent,
@@ -51,8 +52,8 @@ async def entry_of(runtime: Runtime, session_id: str, turn: int) -> Entry:
         return entry
     head = await head_of(runtime, session_id)
     raise TurnNotFound(
-        f"session '{session_id}' has no turn {turn}; its head is turn {head.turn}",
-        f"Ask for a turn from 1 to {head.turn}.",
+        f"session '{session_id}' has no turn {turn}; its newest is turn {head.next_turn - 1}",
+        "GET /sessions/{id}/turns lists them.",
         session_id=session_id,
         turn=turn,
     )
@@ -67,12 +68,12 @@ async def head_of(runtime: Runtime, session_id: str) -> Entry:
     return head
 
 
-def _considered(machine: Machine, entry: Entry, before: Entry) -> list[Considered]:
+def _considered(machine: Machine, entry: Entry, found: Session) -> list[Considered]:
     """Every edge of the event, judged as it was: on the session before, with the dice that fell."""
     outcome = entry.outcome
     sent = entry.request.get("payload", {})
-    scope = turn_scope(machine, before.after, outcome.event, outcome.choice, sent, outcome.dice)
-    known = known_values(scope, before.after.used, outcome.choice.key)
+    scope = turn_scope(machine, found, outcome.event, outcome.choice, sent, outcome.dice)
+    known = known_values(scope, found.used, outcome.choice.key)
     edges = (compiled for compiled in machine.table[outcome.source] if compiled.edge.event == outcome.event)
     return [consider(compiled, known) for compiled in edges]
 

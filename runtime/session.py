@@ -199,9 +199,20 @@ class Origin(Struct, frozen=True):
     hash: str
 
 
+class Judged(Struct, frozen=True):
+    """What a turn was judged with where its parent's telling has another: the time known, and the dice's salt."""
+
+    elapsed_ms: int
+    salt: str
+
+
 EntryKind = Literal["turn", "regenerate", "rewind", "fork", "migration"]
 TELLINGS: tuple[EntryKind, ...] = ("turn", "regenerate")
 """The kinds that told something: each has a turn number of its own, an outcome and a narration."""
+
+
+NOT_SHOWN = msgspec.Raw()
+"""What an entry shows beside its answer, where that is all that was answered."""
 
 
 class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -210,8 +221,10 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `turn` is the head turn after it: the telling's own number, or the one that a rewind went back
     to. `last_turn` is the highest number used so far, 0 in what format 1 wrote (then `turn`).
     `parent` is the turn that it grew from (None at a root; for a rewind, the turn that was left);
-    `prev_hash` is the hash of the entry with `seq - 1`, '' at the first. `answer` is the `data`
-    exactly as it was answered to the request that made the entry (JSON). `key` is that request's
+    `prev_hash` is the hash of the entry with `seq - 1`, '' at the first. `judged` is what a rewind or a
+    fork had changed since the parent was told (None: nothing). `answer` is the `data`
+    exactly as it was answered to the request that made the entry (JSON); a regenerate keeps there the
+    turn's own data, and in `shown` the rest of what it answered (see `data`). `key` is that request's
     Idempotency-Key and `request_hash` its fingerprint. `child` is the session that a fork made,
     on the source's side; `origin` says on the child's side where an entry was copied from.
     """
@@ -227,6 +240,8 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     answer: msgspec.Raw
     kind: EntryKind = "turn"
     last_turn: int = 0
+    shown: msgspec.Raw = NOT_SHOWN
+    judged: Judged | None = None
     request: Mapping[str, Any] = {}
     outcome: Outcome = NOTHING
     prompt_hash: str = ""
@@ -240,6 +255,13 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     child: str = ""
     prev_hash: str = ""
     hash: str = ""
+
+    @property
+    def data(self) -> bytes:
+        """The `data` of the answer to the request that made it, exactly as it was sent."""
+        if self.shown is NOT_SHOWN:
+            return bytes(self.answer)
+        return b'{"answer":%b,%b' % (self.answer, bytes(self.shown)[1:])
 
     @property
     def is_telling(self) -> bool:

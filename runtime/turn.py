@@ -51,6 +51,7 @@ from runtime.session import (
     Choice,
     Entry,
     Invoke,
+    Judged,
     KeyChoice,
     Offer,
     Role,
@@ -82,7 +83,7 @@ class Played(Struct, frozen=True):
     @property
     def data(self) -> bytes:
         """The answer's `data`, exactly as it was sent."""
-        return bytes(self.entry.answer)
+        return self.entry.data
 
 
 class Runtime:
@@ -183,7 +184,7 @@ async def take_turn(
             return Played(claim.answered, is_replayed=True)
         opened = await open_session(runtime, invoke, claim)
         if opened.is_resumed and opened.head is not None:
-            return Played(await telling_of(runtime.store, opened.head))
+            return Played(await resumed(runtime.store, opened, opened.head))
         with spoken_in(opened):
             asked = request.read(opened, invoke, role)
             compiled, rolled, scope = choose_edge(opened, asked, role)
@@ -221,6 +222,15 @@ async def told(
 def noted(entry: Entry, once: Idempotency | None) -> Entry:
     """The entry with the key that asked for it."""
     return entry if once is None else replace(entry, key=once.key, request_hash=once.request_hash)
+
+
+async def resumed(store: Store, opened: Opened, head: Entry) -> Entry:
+    """The head turn, to be answered again; where the session has moved to another version since, as it stands there."""
+    telling = await telling_of(store, head)
+    if telling.digest == head.digest:
+        return telling
+    routed = route(opened.machine, head.after)
+    return replace(telling, answer=view.restated(opened.machine, telling.answer, head.after, routed))
 
 
 async def telling_of(store: Store, head: Entry) -> Entry:
@@ -449,8 +459,16 @@ def record(
         after=session,
         answer=msgspec.Raw(msgspec.json.encode(data)),
         last_turn=session.turn,
+        judged=_judged(opened),
         prev_hash=head.hash if head else "",
     )
+
+
+def _judged(opened: Opened) -> Judged | None:
+    """What the parent's telling doesn't say: a rewind gives no time back, a fork has dice of its own."""
+    if opened.head is None or opened.head.is_telling or not opened.session.state:
+        return None
+    return Judged(opened.session.elapsed_ms, opened.session.salt)
 
 
 def prompt_hash(messages: tuple[Message, ...]) -> str:

@@ -140,11 +140,11 @@ def spoken(machine: Machine, session: Session, name: str, value: Any) -> Any:
     return allowed(session, words.get(written, written.replace("_", " ")))
 
 
-def session_of(machine: Machine, session: Session) -> dict[str, Any]:
+def session_of(session: Session) -> dict[str, Any]:
     """The `session` part of every answer."""
     return {
         "session_id": session.session_id,
-        "machine": machine.name,
+        "machine": session.machine,
         "version": session.version,
         "state": session.state,
         "turn": session.turn,
@@ -209,7 +209,21 @@ def answer_of(
             "warnings": list(warnings),
         },
     }
-    return {"event": {"type": event}, "session": session_of(machine, session), "payload": payload}
+    return {"event": {"type": event}, "session": session_of(session), "payload": payload}
+
+
+def restated(machine: Machine, answer: bytes | msgspec.Raw, session: Session, routed: Route) -> msgspec.Raw:
+    """An answer with where the session stands in another version of its machine; what was told is as it was."""
+    told = msgspec.json.decode(answer)
+    payload = {
+        **told["payload"],
+        "ai_state": {name: allowed(session, value) for name, value in session.ai_state.items()},
+        "status": status_of(machine, session),
+        "options": options_of(session.offer),
+        "inputs": msgspec.to_builtins(routed.inputs),
+        "routing": msgspec.to_builtins(session.routing),
+    }
+    return msgspec.Raw(msgspec.json.encode({**told, "session": session_of(session), "payload": payload}))
 
 
 def trace_id(session: Session, event: str) -> str:
@@ -244,19 +258,30 @@ def _at(output: Mapping[str, Any], path: str) -> Any:
 
 
 def history_of(machine: Machine, entry: Entry) -> dict[str, Any]:
-    """One turn of a session's history, with its lineage."""
+    """One entry of a session's history, with its lineage; what was told, where it told something."""
+    lineage: dict[str, Any] = {"turn": entry.turn, "parent": entry.parent, "kind": entry.kind}
+    if entry.kind == "rewind":
+        lineage |= {"from_turn": entry.parent, "to_turn": entry.turn}
+    if entry.origin is not None:
+        lineage["origin"] = {"session_id": entry.origin.session_id, "turn": entry.origin.turn}
+    if entry.child:
+        lineage["child"] = entry.child
     return {
-        "turn": entry.turn,
-        "parent": entry.parent,
-        "kind": entry.kind,
+        **lineage,
         "at": datetime.fromtimestamp(entry.at_ms / 1000, UTC).isoformat(timespec="milliseconds"),
-        "event": {"type": entry.outcome.event},
-        "choice": entry.outcome.choice.text,
-        "session": session_of(machine, entry.after),
-        "outcome": outcome_of(machine, entry.outcome),
-        "narration": entry.narration["output"],
+        "session": session_of(entry.after),
         "options": options_of(entry.after.offer),
         "routing": msgspec.to_builtins(entry.after.routing),
+        **(_told_in(machine, entry) if entry.is_telling else {}),
+    }
+
+
+def _told_in(machine: Machine, entry: Entry) -> dict[str, Any]:
+    return {
+        "event": {"type": entry.outcome.event},
+        "choice": entry.outcome.choice.text,
+        "outcome": outcome_of(machine, entry.outcome),
+        "narration": entry.narration["output"],
         "narrator": entry.narrator,
         "model": entry.model,
     }

@@ -247,13 +247,19 @@ class SessionList(Shape, frozen=True):
 
 
 class SessionShown(Shape, frozen=True):
-    """A session. `answer` is the head turn's data exactly as it was sent; `context` is for operators."""
+    """A session. `answer` is the head turn's data exactly as it was sent; `context` is for operators.
 
-    session: SessionTold
+    `session`, `routing`, `options` and `inputs` are where it stands now, after a rewind too.
+    """
+
     answer: Answer
+    session: SessionTold
     allowed_event_types: list[str]
+    routing: RoutingTold
+    options: list[OptionTold]
+    inputs: list[InputTold]
     in_progress: bool
-    can_rewind_to: Annotated[list[int], Meta(description="Empty in this version: it has no rewind.")]
+    can_rewind_to: Annotated[list[int], Meta(description="The turns that a rewind may go to, ascending.")]
     context: dict[str, Any] | UnsetType = UNSET
 
 
@@ -264,22 +270,37 @@ class Deleted(Shape, frozen=True):
     deleted: Literal[True]
 
 
-class TurnLine(Shape, frozen=True):
-    """A turn in a session's history; `parent` is the turn that it grew from."""
+class OriginTold(Shape, frozen=True):
+    """Where a fork's entry was copied from."""
+
+    session_id: str
+    turn: int
+
+
+class TurnLine(Shape, frozen=True, kw_only=True):
+    """An entry of a session's history; `parent` is the turn that it grew from.
+
+    A turn and a regenerate tell something. A rewind goes `from_turn` `to_turn`; a fork names the
+    `child` that it made, and in the child its `origin`.
+    """
 
     turn: int
     parent: int | None
-    kind: str
+    kind: Literal["turn", "regenerate", "rewind", "fork", "migration"]
     at: str
-    event: EventTold
-    choice: str
     session: SessionTold
-    outcome: OutcomeTold
-    narration: dict[str, Any]
     options: list[OptionTold]
     routing: RoutingTold
-    narrator: str
-    model: str | None
+    from_turn: int | UnsetType = UNSET
+    to_turn: int | UnsetType = UNSET
+    origin: OriginTold | UnsetType = UNSET
+    child: str | UnsetType = UNSET
+    event: EventTold | UnsetType = UNSET
+    choice: str | UnsetType = UNSET
+    outcome: OutcomeTold | UnsetType = UNSET
+    narration: dict[str, Any] | UnsetType = UNSET
+    narrator: str | UnsetType = UNSET
+    model: str | UnsetType | None = UNSET
 
 
 class TurnList(Shape, frozen=True):

@@ -77,6 +77,9 @@ def _told(error: jsonschema_rs.ValidationError, keys: Mapping[Loc, Iterable[str]
         for key in error.kind.value:
             yield unknown_key([*loc, shown(key)], key, keys.get(path, ()))
         return
+    if error.kind.name == "required":
+        yield Fault([*loc, error.kind.value], "is missing", "missing")
+        return
     yield Fault(loc, _sentence(error.kind), _RULES.get(error.kind.name, (error.kind.name,))[0])
 
 

@@ -12,8 +12,8 @@ from litestar.params import FromPath
 from litestar.types import ASGIApp
 from msgspec import Struct
 
-from runtime import view
-from runtime.errors import Forbidden, MachineNotFound, SessionNotFound, TurnInProgress
+from runtime import history, view
+from runtime.errors import Forbidden, MachineNotFound, SessionNotFound
 from runtime.explain import explain
 from runtime.machine import Machine
 from runtime.model import TEXT_MAX_CHARS
@@ -150,15 +150,21 @@ async def list_sessions(request: Asked) -> ASGIApp:
 
 
 def _session_line(head: Entry) -> dict[str, Any]:
-    sent = _sent(head.answer)
     return {
-        "session": sent.session,
-        "routing": sent.payload.routing,
+        **_stands(head),
         "player_id": head.after.player_id,
         "run_seed": head.after.run_seed,
         "language": head.after.constraints.language,
         "at": _iso(head.at_ms),
     }
+
+
+def _stands(head: Entry) -> dict[str, Any]:
+    """Where a session stands: as its head turn was answered, unless a rewind, say, has moved it since."""
+    if not head.is_telling:
+        return {"session": view.session_of(head.after), "routing": msgspec.to_builtins(head.after.routing)}
+    sent = _sent(head.answer)
+    return {"session": sent.session, "routing": sent.payload.routing}
 
 
 def _iso(at_ms: int) -> str:
@@ -170,14 +176,8 @@ async def one_session(request: Asked, session_id: FromPath[str]) -> ASGIApp:
     """Show where a session stands, with the head turn's answer exactly as it was sent."""
     house, call = enter(request, "player")
     read_query(NoQuery, request.scope["query_string"])
-    head = await _head(house.runtime, session_id)
-    told: dict[str, Any] = {
-        "session": _sent(head.answer).session,
-        "answer": head.answer,
-        "allowed_event_types": head.after.routing.allowed_event_types,
-        "in_progress": await house.runtime.store.in_progress(session_id),
-        "can_rewind_to": [],
-    }
+    head = await head_of(house.runtime, session_id)
+    told = await history.standing(house.runtime, head)
     if call.role == "operator":
         told["context"] = view.open_context(await house.runtime.machine_of(head.after), head.after)
     return data(told)
@@ -187,12 +187,8 @@ async def one_session(request: Asked, session_id: FromPath[str]) -> ASGIApp:
 async def delete_session(request: Asked, session_id: FromPath[str]) -> ASGIApp:
     """Remove a session for good; again answers the same."""
     house, _ = enter(request, "operator")
-    if await house.runtime.store.in_progress(session_id):
-        raise TurnInProgress(
-            "a turn of the session is under way", "Delete it after.", same_key=False, retry_after_seconds=1
-        )
     if _is_id(session_id):
-        await house.runtime.store.delete(session_id)
+        await history.delete(house.runtime, session_id)
     return data({"session_id": shown(session_id), "deleted": True})
 
 
@@ -201,7 +197,7 @@ async def list_turns(request: Asked, session_id: FromPath[str]) -> ASGIApp:
     """List a session's turns, oldest first, with their lineage."""
     house, _ = enter(request, "player")
     query = read_query(TurnsQuery, request.scope["query_string"])
-    head = await _head(house.runtime, session_id)
+    head = await head_of(house.runtime, session_id)
     entries = await house.runtime.store.entries(session_id, after=query.after, limit=query.limit)
     told = [view.history_of(await house.runtime.machine_of(entry.after), entry) for entry in entries]
     is_end = not entries or entries[-1].seq >= head.seq
@@ -213,18 +209,29 @@ async def explain_turn(request: Asked, session_id: FromPath[str], number: FromPa
     """Say why a turn went as it did: each edge considered."""
     house, _ = enter(request, "operator")
     read_query(NoQuery, request.scope["query_string"])
-    await _head(house.runtime, session_id)
+    await head_of(house.runtime, session_id)
     return data(await explain(house.runtime, session_id, number))
 
 
-async def _head(runtime: Runtime, session_id: str) -> Entry:
+async def head_of(runtime: Runtime, session_id: str) -> Entry:
     """The session's newest entry. Raises SessionNotFound."""
-    head = await runtime.store.head(session_id) if _is_id(session_id) else None
+    refuse_strange_id(session_id)
+    head = await runtime.store.head(session_id)
     if head is None:
-        raise SessionNotFound(
-            f"there is no session '{shown(session_id)}'", "GET /sessions lists them.", session_id=shown(session_id)
-        )
+        raise _no_session(session_id)
     return head
+
+
+def refuse_strange_id(session_id: str) -> None:
+    """Raise SessionNotFound for what can be no session's id: no store is asked for it."""
+    if not _is_id(session_id):
+        raise _no_session(session_id)
+
+
+def _no_session(session_id: str) -> SessionNotFound:
+    return SessionNotFound(
+        f"there is no session '{shown(session_id)}'", "GET /sessions lists them.", session_id=shown(session_id)
+    )
 
 
 def _is_id(text: str) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from litestar import Request, get, post
-from litestar.params import FromPath
 from litestar.types import ASGIApp
 
 from runtime import turn
@@ -54,32 +53,11 @@ def refuse_promises(headers: Mapping[bytes, bytes]) -> None:
         raise NotImplementedYet("this version streams no answers", "Send Accept: application/json.", what="streaming")
 
 
-@post(
-    [
-        "/sessions/{session_id:str}/rewind",
-        "/sessions/{session_id:str}/fork",
-        "/sessions/{session_id:str}/regenerate",
-    ],
-    status_code=200,
-)
-async def change_history(request: Asked) -> ASGIApp:
-    """Move or add heads: not in this version."""
-    enter(request, "player")
-    raise _not_yet(request.scope["path"].rpartition("/")[2])
-
-
 @get("/sessions/{session_id:str}/export")
 async def export(request: Asked) -> ASGIApp:
     """Give a session away: not in this version."""
     enter(request, "player")
     raise _not_yet("export")
-
-
-@post("/store/{task:str}", status_code=200)
-async def tend_store(request: Asked, task: FromPath[str]) -> ASGIApp:
-    """Tend the journal: not in this version."""
-    enter(request, "operator")
-    raise _not_yet(f"store/{task}")
 
 
 def _not_yet(what: str) -> NotImplementedYet:
@@ -148,4 +126,4 @@ async def schema_json(request: Asked) -> ASGIApp:
     return Reply(openapi.document_json())
 
 
-HANDLERS = (invoke, change_history, export, tend_store, health, ready, metrics, schema, schema_json)
+HANDLERS = (invoke, export, health, ready, metrics, schema, schema_json)

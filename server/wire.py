@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final, Literal
+from functools import cache
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import jsonschema_rs
 import msgspec
@@ -110,6 +111,33 @@ class InvokeSent(Sent, frozen=True):
     context: dict[str, Any] = {}
 
 
+ExpectedTurn = Annotated[int, Meta(ge=0, description="The head turn that the client has seen.")]
+
+
+class RewindSent(Sent, frozen=True):
+    """Where to go back to."""
+
+    to_turn: Annotated[
+        Annotated[int, Meta(ge=1)] | Literal["previous"],
+        Meta(description="A turn of the session, on any branch; or the one before."),
+    ]
+    expected_turn: ExpectedTurn | None = None
+
+
+class ForkSent(Sent, frozen=True):
+    """Where to branch off; a body may be left out."""
+
+    at_turn: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="Default: the head turn.")] = None
+    session_id: Annotated[Id | None, Meta(description="The new session's; made by the server where left out.")] = None
+    same_dice: Annotated[bool, Meta(description="Roll what the source would roll.")] = False
+
+
+class RegenerateSent(Sent, frozen=True):
+    """Which turn to tell anew: the head; a body may be left out."""
+
+    expected_turn: ExpectedTurn | None = None
+
+
 def invoke_schema() -> dict[str, Any]:
     """The JSON Schema of a request to /invoke."""
     return msgspec.json.schema(InvokeSent)
@@ -124,6 +152,29 @@ _KEYS: Mapping[Loc, tuple[str, ...]] = {
     ("seed",): SeedSent.__struct_fields__,
     ("constraints",): ConstraintsSent.__struct_fields__,
 }
+
+
+_Body = TypeVar("_Body", bound=Sent)
+
+
+def read_sent(kind: type[_Body], raw: bytes, value: Any) -> _Body:
+    """The small request that a JSON value is; `raw` are its bytes. Raises ValidationError with all faults."""
+    faults = list(evil(value, ("body",))) if _EVIL_ESCAPES.search(raw) else []
+    value = cleaned(value) if faults else value
+    validator = _validator_of(kind)
+    if not validator.is_valid(value):
+        faults += faults_of(validator, value, {(): kind.__struct_fields__}, "body")
+    if faults:
+        raise refuse(faults)
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise refuse([of_conversion(error, "body")]) from None
+
+
+@cache
+def _validator_of(kind: type[Sent]) -> jsonschema_rs.Validator:
+    return jsonschema_rs.validator_for(msgspec.json.schema(kind))
 
 
 def read_invoke(raw: bytes, value: Any) -> Invoke:

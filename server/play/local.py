@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from runtime import turn
+from runtime import history, turn
 from runtime.errors import Refusal, StoreUnavailable
 from runtime.request import nearest
 from server.build import build_runtime
-from server.play.table import Answer, Card, Refused
+from server.play.table import Answer, Card, Refused, standing_of
 from server.settings import Settings
 from server.typed import typed
 from server.wire import failure, read_invoke
@@ -47,9 +47,11 @@ class Local:
         return _card(found)
 
     async def head(self, session_id: str) -> Answer | None:
-        """The last answer of a session in the journal."""
+        """Where a session in the journal stands: its head turn's answer."""
         entry = await self._runtime.store.head(session_id)
-        return None if entry is None else _decode(entry.answer)
+        if entry is None:
+            return None
+        return standing_of(_decode(msgspec.json.encode(await history.standing(self._runtime, entry))))
 
     async def invoke(self, request: Mapping[str, Any]) -> Answer:
         """Play one event. Raises Refused."""

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from server.play.local import unknown_machine
-from server.play.table import Answer, Card, Refused
+from server.play.table import Answer, Card, Refused, standing_of
 from server.settings import is_loopback
 from server.typed import typed
 
@@ -46,15 +46,14 @@ class Remote:
         return Card(told["name"], told["version"], told["title"], tuple(told["languages"]), told["initial_event"])
 
     async def head(self, session_id: str) -> Answer | None:
-        """The last answer of a session. Raises Refused where it can't be read."""
+        """Where a session stands: its head turn's answer. Raises Refused where it can't be read."""
         try:
             data = await self._ask("GET", f"/sessions/{quote(session_id, safe='')}")
         except Refused as refused:
             if refused.error == "session_not_found":
                 return None
             raise
-        answer: Answer = data["answer"]
-        return answer
+        return standing_of(data)
 
     async def invoke(self, request: Mapping[str, Any]) -> Answer:
         """Play one event. Raises Refused."""

@@ -11,6 +11,13 @@ Answer = Mapping[str, Any]
 """An answer's `data`, as the contract has it."""
 
 
+def standing_of(shown: Mapping[str, Any]) -> Answer:
+    """The head turn's answer, as the session stands now: a rewind may have changed what is open."""
+    answer = shown["answer"]
+    payload = {**answer["payload"], **{name: shown[name] for name in ("options", "inputs", "routing") if name in shown}}
+    return {**answer, "session": shown["session"], "payload": payload}
+
+
 class Card(Struct, frozen=True):
     """What is known of a machine before it is played; `event` begins a session."""
 
