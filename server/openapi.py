@@ -7,7 +7,7 @@ and `OPERATIONS`, which a test holds against the routes. The page loads nothing 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,8 +19,9 @@ from msgspec import Struct
 from runtime.errors import Refusal
 from runtime.session import Role
 from server import answers, query
+from server.once import MAX_KEY_CHARS
 from server.refusals import TABLE, kinds
-from server.wire import ID_PATTERN, InvokeSent
+from server.wire import ID_PATTERN, ForkSent, InvokeSent, RegenerateSent, RewindSent
 
 _PAGE = Path(__file__).with_name("schema.html")
 _REF = "#/components/schemas/{name}"
@@ -33,13 +34,28 @@ _INVOKE = (
     *_TOKEN, "malformed_json", "session_not_found", "machine_not_found", "session_exists", "event_not_allowed",
     "guard_refused", "session_ended", "turn_in_progress", "stale_turn", "machine_changed", "body_too_large",
     "unsupported_media_type", "validation_error", "unknown_event_type", "option_not_offered",
-    "option_event_mismatch", "text_not_allowed", "constraints_unsatisfiable", "rate_limited", "machine_fault",
-    "not_implemented", "narrator_unavailable", "narration_invalid", *_STORE,
+    "option_event_mismatch", "text_not_allowed", "constraints_unsatisfiable", "idempotency_mismatch", "rate_limited",
+    "machine_fault", "not_implemented", "narrator_unavailable", "narration_invalid", *_STORE,
+)  # fmt: skip
+_HISTORY = (
+    *_SESSION, "malformed_json", "turn_in_progress", "stale_turn", "rewind_refused", "machine_changed",
+    "body_too_large", "unsupported_media_type", "validation_error", "idempotency_mismatch", "machine_fault",
 )  # fmt: skip
 
 
+class Body(Struct, frozen=True):
+    """What a route takes as its JSON body: its shape, and examples as name → (summary, value)."""
+
+    shape: type[Struct]
+    examples: Mapping[str, tuple[str, Any]]
+    is_required: bool = True
+
+
 class Operation(Struct, frozen=True):
-    """One route: who may call it, what it takes, what it gives, and the errors that it may answer."""
+    """One route: who may call it, what it takes, what it gives, and the errors that it may answer.
+
+    `is_once` where an Idempotency-Key keeps it from being done twice.
+    """
 
     method: str
     path: str
@@ -48,10 +64,37 @@ class Operation(Struct, frozen=True):
     query: type[Struct] = query.NoQuery
     gives: type[Struct] | str | None = None
     errors: tuple[str, ...] = ()
+    body: Body | None = None
+    is_once: bool = False
+
+
+_INVOKED = Body(InvokeSent, {
+    "first": ("Begin a story", {"event": {"type": "INIT"}, "context": {}}),
+    "next": (
+        "Choose an option",
+        {"session": {"session_id": "sess_test_001", "expected_turn": 1}, "payload": {"selected_option_id": 1}},
+    ),
+    "written": (
+        "Send what the player wrote",
+        {"session": {"session_id": "sess_test_001"}, "event": {"type": "ANSWER"}, "payload": {"text": "灯塔"}},
+    ),
+})  # fmt: skip
+_REWOUND = Body(RewindSent, {
+    "previous": ("Take the last turn back", {"to_turn": "previous", "expected_turn": 7}),
+    "turn": ("Go to a turn, on any branch", {"to_turn": 4}),
+})  # fmt: skip
+_FORKED = Body(ForkSent, {
+    "head": ("Branch off where the session stands", {}),
+    "turn": ("Branch off at a turn, with the same dice", {"at_turn": 4, "same_dice": True}),
+}, is_required=False)  # fmt: skip
+_REGENERATED = Body(RegenerateSent, {"head": ("Tell the head turn anew", {"expected_turn": 7})}, is_required=False)
 
 
 OPERATIONS: Final = (
-    Operation("post", "/invoke", "Play one event: one turn", gives=answers.Answer, errors=_INVOKE),
+    Operation(
+        "post", "/invoke", "Play one event: one turn", gives=answers.Answer, errors=_INVOKE, body=_INVOKED,
+        is_once=True,
+    ),
     Operation("get", "/health", "Does the process answer?", None, gives=answers.Health),
     Operation(
         "get", "/ready", "Could a turn be taken now?", None, gives=answers.Ready, errors=("store_unavailable",)
@@ -89,14 +132,18 @@ OPERATIONS: Final = (
         gives=answers.Explained, errors=(*_SESSION, "turn_not_found", "validation_error", "machine_changed"),
     ),
     Operation(
-        "post", "/sessions/{session_id}/rewind", "Go back: not in this version", errors=(*_TOKEN, "not_implemented")
+        "post", "/sessions/{session_id}/rewind", "Go back to a turn, or forward again; nothing is deleted",
+        gives=answers.SessionShown, errors=(*_HISTORY, "turn_not_found"), body=_REWOUND, is_once=True,
     ),
     Operation(
-        "post", "/sessions/{session_id}/fork", "Branch off: not in this version", errors=(*_TOKEN, "not_implemented")
+        "post", "/sessions/{session_id}/fork", "Begin another session with a copy of the way to a turn",
+        gives=answers.SessionShown, errors=(*_HISTORY, "turn_not_found", "session_exists"), body=_FORKED, is_once=True,
     ),
     Operation(
-        "post", "/sessions/{session_id}/regenerate", "Tell again: not in this version",
-        errors=(*_TOKEN, "not_implemented"),
+        "post", "/sessions/{session_id}/regenerate",
+        "Tell the head turn anew, as a sibling: the same edge, dice and assigns in other words",
+        gives=answers.SessionShown, body=_REGENERATED, is_once=True,
+        errors=(*_HISTORY, "constraints_unsatisfiable", "rate_limited", "narrator_unavailable", "narration_invalid"),
     ),
     Operation(
         "get", "/sessions/{session_id}/export", "Give away: not in this version", errors=(*_TOKEN, "not_implemented")
@@ -134,8 +181,11 @@ def document() -> dict[str, Any]:
         "components": {
             "schemas": _schemas(),
             "responses": {f"Status{status}": _failure(status, codes) for status, codes in _by_status(TABLE).items()},
-            "headers": {"X-Request-Id": {"description": _REQUEST_ID, "schema": {"type": "string"}}},
-            "parameters": {"X-Request-Id": _request_id_parameter()},
+            "headers": {
+                "X-Request-Id": {"description": _REQUEST_ID, "schema": {"type": "string"}},
+                "Idempotency-Replayed": {"description": _REPLAYED, "schema": {"const": "true"}},
+            },
+            "parameters": {each["name"]: each for each in _header_parameters()},
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "description": _TOKENS}},
         },
     }
@@ -147,6 +197,13 @@ _ABOUT = (
     'Every JSON answer is `{"code", "message", "data"}`: `code` is 0 for success, else the HTTP status.'
 )
 _REQUEST_ID = "The caller's X-Request-Id, if it sent 1 to 128 of `A-Za-z0-9_.:-`; else the server's own."
+_KEY = (
+    "Makes sending again safe. The same key and the same JSON value get the first answer's very bytes, also after a "
+    "restart, for at least 24 h; while the first is under way, they wait for it. Only what was done is kept: after a "
+    "failure the same key does it. Without a session_id, a key of 16 characters or more names the new session too."
+)
+_WAIT = "`wait=N`: seconds to wait for a request with the same key that is under way; 25 where it is not sent."
+_REPLAYED = "Sent where the answer is the one that the same Idempotency-Key got before."
 _TOKENS = (
     "A token of EDGEWISE_PLAY_TOKENS (role player) or EDGEWISE_OPERATOR_TOKENS (role operator). "
     "Where neither is set, everything is open."
@@ -171,23 +228,34 @@ def _operation(operation: Operation) -> dict[str, Any]:
     told: dict[str, Any] = {
         "operationId": "_".join([operation.method, *re.findall(r"\w+", operation.path)]),
         "summary": operation.summary,
-        "parameters": [*_path_parameters(operation.path), *_query_parameters(operation.query), _REQUEST_ID_PARAMETER],
+        "parameters": [
+            *_path_parameters(operation.path),
+            *_query_parameters(operation.query),
+            *({"$ref": f"#/components/parameters/{name}"} for name in _headers_of(operation)),
+        ],
         "responses": {**_success(operation), **_failures((*operation.errors, *_EVERY))},
     }
     if operation.role is None:
         told["security"] = []
     else:
         told["description"] = f"Role: {operation.role}."
-    if operation.path == "/invoke":
-        told["requestBody"] = _invoke_body()
+    if operation.body is not None:
+        told["requestBody"] = _body(operation.body)
     return told
 
 
-_REQUEST_ID_PARAMETER = {"$ref": "#/components/parameters/X-Request-Id"}
+def _headers_of(operation: Operation) -> list[str]:
+    """The headers that an operation reads, by name."""
+    return [*(("Idempotency-Key", "Prefer") if operation.is_once else ()), "X-Request-Id"]
 
 
-def _request_id_parameter() -> dict[str, Any]:
-    return {"name": "X-Request-Id", "in": "header", "schema": {"type": "string", "pattern": ID_PATTERN}}
+def _header_parameters() -> list[dict[str, Any]]:
+    key = {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARS, "pattern": "^[ -~]+$"}
+    return [
+        {"name": "Idempotency-Key", "in": "header", "description": _KEY, "schema": key},
+        {"name": "Prefer", "in": "header", "description": _WAIT, "schema": {"type": "string"}, "example": "wait=10"},
+        {"name": "X-Request-Id", "in": "header", "schema": {"type": "string", "pattern": ID_PATTERN}},
+    ]
 
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:
@@ -211,16 +279,10 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     return kinds_[0] if kinds_ else schema
 
 
-def _invoke_body() -> dict[str, Any]:
-    examples = {
-        "first": {"summary": "Begin a story", "value": {"event": {"type": "INIT"}, "context": {}}},
-        "next": {
-            "summary": "Choose an option",
-            "value": {"session": {"session_id": "sess_test_001"}, "payload": {"selected_option_id": 1}},
-        },
-    }
-    content = {"schema": {"$ref": _REF.format(name=InvokeSent.__name__)}, "examples": examples}
-    return {"required": True, "content": {"application/json": content}}
+def _body(body: Body) -> dict[str, Any]:
+    examples = {name: {"summary": summary, "value": value} for name, (summary, value) in body.examples.items()}
+    content = {"schema": {"$ref": _REF.format(name=body.shape.__name__)}, "examples": examples}
+    return {"required": body.is_required, "content": {"application/json": content}}
 
 
 def _success(operation: Operation) -> dict[str, Any]:
@@ -233,10 +295,12 @@ def _success(operation: Operation) -> dict[str, Any]:
     )
     if operation.query is query.GraphQuery:
         content |= {"text/plain": {"schema": {"type": "string"}}, "text/vnd.graphviz": {"schema": {"type": "string"}}}
-    return {"200": {"description": operation.summary, "headers": _HEADERS, "content": content}}
+    headers = _HEADERS | (_REPLAYED_HEADER if operation.is_once else {})
+    return {"200": {"description": operation.summary, "headers": headers, "content": content}}
 
 
 _HEADERS = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
+_REPLAYED_HEADER = {"Idempotency-Replayed": {"$ref": "#/components/headers/Idempotency-Replayed"}}
 
 
 def _envelope(code: dict[str, Any], name: str) -> dict[str, Any]:
@@ -285,5 +349,6 @@ def _facts_of(kind: type[Refusal]) -> str:
 
 def _schemas() -> dict[str, Any]:
     shapes = [each.gives for each in OPERATIONS if each.gives is not None and not isinstance(each.gives, str)]
-    _, schemas = msgspec.json.schema_components([InvokeSent, answers.Failure, *shapes], ref_template=_REF)
+    sent = [each.body.shape for each in OPERATIONS if each.body is not None]
+    _, schemas = msgspec.json.schema_components([answers.Failure, *sent, *shapes], ref_template=_REF)
     return dict(schemas)

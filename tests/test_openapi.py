@@ -1,0 +1,114 @@
+"""The OpenAPI document against what is served: bodies, keys, histories, long work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jsonschema_rs
+import msgspec
+import pytest
+from conftest import tiny
+from served import Web, envelope, runtime_of, serving
+
+from server import answers, openapi
+
+STAIRS = """
+initial: {event: INIT, target: HALL}
+context: {hp: {type: int, default: 3, min: 0, show: true}}
+events: {ANSWER: {payload: {text: text}}}
+states:
+  HALL:
+    on: {ANSWER: OUT}
+    options:
+      - {key: up, text: 上楼, target: HALL, assign: {hp: hp - 1}}
+      - {key: out, text: 出去 🚪, target: OUT}
+  OUT: {type: final}
+"""
+KEY = {"Idempotency-Key": "0123456789abcdef"}
+ONCE = [each for each in openapi.OPERATIONS if each.is_once]
+
+
+@pytest.fixture
+def web():
+    """A client of a server that has a session `s1` at turn 2."""
+    with serving(runtime_of(tiny(STAIRS))) as server, Web(server.url) as client:
+        client.invoke("s1", "INIT")
+        client.invoke("s1", option=1)
+        yield client
+
+
+def operations_with_bodies() -> list[openapi.Operation]:
+    return [each for each in openapi.OPERATIONS if each.body is not None]
+
+
+def schema_of(name: str) -> Any:
+    """A validator of the document's own component."""
+    components = {"components": {"schemas": openapi.document()["components"]["schemas"]}}
+    return jsonschema_rs.validator_for({"$ref": f"#/components/schemas/{name}", **components})
+
+
+def known(data: Any, kind: Any) -> Any:
+    """What of an answer a shape names, at every depth; no type may be another."""
+    return msgspec.to_builtins(msgspec.convert(data, kind, strict=True))
+
+
+@pytest.mark.parametrize("operation", operations_with_bodies(), ids=lambda each: each.path)
+def test_every_example_of_a_body_is_one_that_the_document_takes(operation):
+    validator = schema_of(operation.body.shape.__name__)
+
+    for summary, value in operation.body.examples.values():
+        assert summary
+        assert [error.message for error in validator.iter_errors(value)] == []
+
+
+@pytest.mark.parametrize("operation", operations_with_bodies(), ids=lambda each: each.path)
+def test_every_example_of_a_body_is_one_that_the_server_reads(web, operation):
+    """Whether there is such a turn is another matter."""
+    for summary, value in operation.body.examples.values():
+        answer = web.http.post(operation.path.format(session_id="s1"), json=value)
+
+        assert answer.status_code in {200, 404, 409} or answer.json()["data"]["error"] == "unknown_event_type", summary
+
+
+@pytest.mark.parametrize("operation", ONCE, ids=lambda each: each.path)
+def test_what_takes_a_key_is_done_once(web, operation):
+    """And the answer to the second sending is the very bytes of the first, under the header that is promised."""
+    bodies = {
+        "invoke": {"session": {"session_id": "s1"}, "payload": {"selected_option_id": 1}},
+        "rewind": {"to_turn": 1},
+    }
+    body = bodies.get(operation.path.rpartition("/")[2], {})
+
+    first, again = [web.http.post(operation.path.format(session_id="s1"), json=body, headers=KEY) for _ in range(2)]
+
+    envelope(first)
+    assert again.content == first.content
+    assert [each.headers.get("Idempotency-Replayed") for each in (first, again)] == [None, "true"]
+
+
+def test_the_document_names_the_key_where_it_is_read_and_the_header_that_answers_it():
+    document = openapi.document()
+    for operation in openapi.OPERATIONS:
+        told = document["paths"][operation.path][operation.method]
+        names = {parameter.get("$ref", "").rpartition("/")[2] for parameter in told["parameters"]}
+        replayed = "Idempotency-Replayed" in told["responses"].get("200", {}).get("headers", {})
+        assert replayed == operation.is_once == ({"Idempotency-Key", "Prefer"} <= names), operation.path
+
+
+def test_a_history_is_answered_in_the_shapes_that_the_document_shows(web):
+    shown = [
+        web.ask("POST", "/sessions/s1/rewind", json={"to_turn": "previous"}),
+        web.ask("POST", "/sessions/s1/regenerate"),
+        web.ask("POST", "/sessions/s1/fork", json={"session_id": "s2"}),
+    ]
+    listed = [web.ask("GET", f"/sessions/{name}/turns") for name in ("s1", "s2")]
+
+    told = {field.encode_name for field in msgspec.structs.fields(answers.SessionShown)}
+    for each in shown:
+        msgspec.convert(each, answers.SessionShown, strict=True)
+        assert set(each) == told - {"context"}
+    for each in listed:
+        assert known(each, answers.TurnList) == each
+    kinds = [[turn["kind"] for turn in each["items"]] for each in listed]
+    assert kinds[0] == ["turn", "turn", "rewind", "regenerate", "fork"]
+    assert kinds[1][-1] == "fork"
