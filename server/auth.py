@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from runtime.errors import Forbidden
 from server.refusals import RateLimited, Unauthenticated
+from server.settings import is_loopback
 
 if TYPE_CHECKING:
     from runtime.session import Role
@@ -27,9 +28,13 @@ class Gate:
 
     Where only one kind is set, the other role's tokens don't exist: with play tokens alone,
     nobody is an operator; with operator tokens alone, playing needs one of them.
+
+    `own_token` gives the token that only who can read the journal's lock file knows, '' where there
+    is none: on this machine it makes an operator of whoever sends it.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, own_token: Callable[[], str] = lambda: "") -> None:
+        self._own_token = own_token
         self._is_open = not settings.has_tokens
         self._roles = [
             *((_digest(token), "operator") for token in map(str.encode, settings.operator_tokens)),
@@ -38,10 +43,12 @@ class Gate:
 
     def admit(self, call: Call, role_needed: Role) -> None:
         """Note the caller's role. Raises Unauthenticated, Forbidden."""
-        if self._is_open:
+        header = call.headers.get(b"authorization", b"")
+        call.is_owner = bool(header) and self._is_own(header, call.peer)
+        if self._is_open or call.is_owner:
             call.role = "operator"
             return
-        role, call.caller = self._known(call.headers.get(b"authorization", b""))
+        role, call.caller = self._known(header)
         if role is None:
             raise Unauthenticated(
                 "this server wants a token and got none that it knows",
@@ -56,15 +63,24 @@ class Gate:
                 role_needed=role_needed,
             )
 
+    def _is_own(self, header: bytes, peer: str) -> bool:
+        own = self._own_token().encode()
+        return bool(own) and hmac.compare_digest(_digest(own), _sent(header)) and is_loopback(peer)
+
     def _known(self, header: bytes) -> tuple[Role | None, str]:
         """The role of a token and a name for it; every token is compared, in constant time each."""
-        is_bearer = header[: len(SCHEME)].lower() == SCHEME
-        sent = _digest(header[len(SCHEME) :].strip() if is_bearer else b"")
+        sent = _sent(header)
         found: Role | None = None
         for digest, role in self._roles:
             if hmac.compare_digest(digest, sent) and found is None:
                 found = "operator" if role == "operator" else "player"
         return found, sent.hex()[:12]
+
+
+def _sent(header: bytes) -> bytes:
+    """The digest of the token that a header carries."""
+    is_bearer = header[: len(SCHEME)].lower() == SCHEME
+    return _digest(header[len(SCHEME) :].strip() if is_bearer else b"")
 
 
 def _digest(token: bytes) -> bytes:

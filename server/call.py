@@ -20,17 +20,22 @@ _ACCEPTED = re.compile(r"([a-zA-Z]{1,8})(?:-[\w-]*)?\s*(?:;\s*q\s*=\s*([\d.]+))?
 class Call:
     """What is known of one request; it fills while the request passes.
 
-    `role` is None until the caller was admitted. `caller` tells callers apart without naming their
-    token. `started` is in the seconds of `time.perf_counter`.
+    `peer` is the address that it came from, '' where it is not known. `role` is None until the
+    caller was admitted; `is_owner` where it showed the journal's own token. `caller` tells callers
+    apart without naming their token. `started` is in the seconds of `time.perf_counter`.
     """
 
-    __slots__ = ("caller", "error", "headers", "language", "request_id", "role", "started", "status")
+    __slots__ = (
+        "caller", "error", "headers", "is_owner", "language", "peer", "request_id", "role", "started", "status",
+    )  # fmt: skip
 
-    def __init__(self, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]] = (), peer: str = "") -> None:
         self.started = time.perf_counter()
         self.headers = dict(headers)
+        self.peer = peer
         self.request_id = _id_of(self.headers)
         self.role: Role | None = None
+        self.is_owner = False
         self.caller = ""
         self.language: str | None = None
         self.status = 0

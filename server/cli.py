@@ -1,4 +1,4 @@
-"""The command `edgewise`: serve, play, check, init, settings, schema.
+"""The command `edgewise`: serve, play, check, init, settings, schema; sessions, db and migrate are in `tend`.
 
 Exit codes everywhere: 0 good, 1 findings (a machine has faults), 2 wrong use, 3 our own fault.
 Imports stand inside the commands, so that `--help` answers at once.
@@ -14,14 +14,11 @@ from typing import Any
 import rich_click as click
 
 from runtime.errors import DesignError, EdgewiseError, Refusal
+from server.options import format_option, project_option, settings_of
+from server.tend.db import db, migrate
+from server.tend.sessions import sessions
 
 GOOD, FINDINGS, WRONG_USE, OUR_FAULT = 0, 1, 2, 3
-
-project_option = click.option(
-    "--project",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The folder with machines/ and prompts/; the current one by default.",
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,7 +50,7 @@ def serve(**options: Any) -> None:
     """
     from server import serving  # noqa: PLC0415 - see the module
 
-    sys.exit(serving.serve(_settings(options)))
+    sys.exit(serving.serve(settings_of(options)))
 
 
 @cli.command()
@@ -80,13 +77,13 @@ def play(**options: Any) -> None:
     from server.play import flow  # noqa: PLC0415 - see the module
 
     own = {name: options.pop(name) for name in ("url", "token", "session_id", "seed", "language", "transcript")}
-    sys.exit(flow.play(_settings({**options, "store": options["store"] or "memory:", "workers": 1}), **own))
+    sys.exit(flow.play(settings_of({**options, "store": options["store"] or "memory:", "workers": 1}), **own))
 
 
 @cli.command()
 @click.argument("machines", nargs=-1)
 @project_option
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="How to print.")
+@format_option
 @click.option("--strict", is_flag=True, help="Count warnings as faults.")
 def check(machines: tuple[str, ...], project: Path | None, form: str, *, strict: bool) -> None:
     """Check MACHINES (all by default): every fault at once, as file:line:col CODE message.
@@ -109,12 +106,12 @@ def init(folder: Path) -> None:
 
 @cli.command()
 @project_option
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="How to print.")
+@format_option
 def settings(project: Path | None, form: str) -> None:
     """List every setting, its value and where it came from; keys and tokens are masked."""
     import msgspec  # noqa: PLC0415 - see the module
 
-    found = _settings({"project": project})
+    found = settings_of({"project": project})
     if form == "json":
         click.echo(msgspec.json.format(msgspec.json.encode(found.listing())))
         return
@@ -134,19 +131,8 @@ def schema() -> None:
     click.echo(json.dumps(loader.schema(), ensure_ascii=False, indent=2))
 
 
-def _settings(options: dict[str, Any]) -> Any:
-    """The settings with the command line's over them; an unusable one ends the command with its name."""
-    from server.settings import SettingsError, load  # noqa: PLC0415 - see the module
-
-    given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
-    folder = Path(given.get("project") or "")
-    try:
-        found = load(given, dotenv=folder / ".env")
-    except SettingsError as error:
-        raise click.UsageError("\n".join(error.faults)) from None
-    for warning in found.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    return found
+for command in (sessions, db, migrate):
+    cli.add_command(command)
 
 
 def main() -> None:

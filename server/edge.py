@@ -46,7 +46,7 @@ class Edge:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        call = Call(scope["headers"])
+        call = Call(scope["headers"], (scope.get("client") or ("",))[0])
         scope["state"]["call"] = call
         current.set(call)
 
@@ -87,7 +87,7 @@ def answer_for(request: Request[Any, Any, Any], error: Exception) -> Response[by
     elif TABLE[refusal.code].status >= _CRASHED and refusal.code != "not_implemented":
         log.warning("failure", request_id=call.request_id, error=refusal.code, why=refusal.message)
     if isinstance(refusal, StoreUnavailable):
-        _end_if_lost(request.app.state["house"].runtime.store)
+        end_if_lost(request.app.state["house"].runtime.store)
     language = refusal.language or call.language or accepted_language(call.headers) or _house_language(request.app)
     status, body = failure(_for_role(refusal, call), language, call.request_id)
     return Response(body, status_code=status, media_type="application/json", headers=_headers_for(refusal))
@@ -161,7 +161,7 @@ def _house_language(app: Litestar) -> str:
     return str(machine.definition.language) if machine else "en"
 
 
-def _end_if_lost(store: Any) -> None:
+def end_if_lost(store: Any) -> None:
     """End this process, gracefully, where the store says that it can work no more: a new one can."""
     if why := getattr(store, "failed", ""):
         log.critical("the journal has failed: the server ends", why=why)

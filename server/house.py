@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from server.auth import Gate, Pace
     from server.call import Call
     from server.meter import Meter
+    from server.tending import Tending
 
 
 class House(Struct, frozen=True):
@@ -23,6 +24,7 @@ class House(Struct, frozen=True):
     gate: Gate
     pace: Pace
     meter: Meter
+    tending: Tending
 
 
 def enter(request: Request[Any, Any, Any], role_needed: Role | None) -> tuple[House, Call]:

@@ -1,0 +1,205 @@
+"""Copying a journal into another store: from DuckDB to PostgreSQL and back, byte for byte.
+
+Rows are copied in the order of the source's walk, so that the target lists its sessions in the same
+order. What was copied stays: a copy that broke off, or whose source was played on since, is
+continued by running it again. Tombstones are not copied: in the target, what was deleted never was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from runtime.errors import EdgewiseError, SessionExists, StaleTurn
+from runtime.formats import is_intact, read_entry
+from runtime.progress import Done, Found, Progress, Step
+from runtime.session import body_of
+
+if TYPE_CHECKING:
+    from runtime.session import Entry
+    from runtime.stores import Row, Store
+
+WINDOW_ROWS = 1000
+WINDOW_BYTES = 16 << 20
+"""How much is held at a time, beside entries of format 1 (see `_Windows`)."""
+AT_ONCE = 64
+"""How many sessions are written at the same time: a store may commit them together."""
+
+
+class OtherJournal(EdgewiseError):
+    """The target holds a journal that is no copy of the source."""
+
+
+class Unreadable(EdgewiseError):
+    """An entry of the source can't be read at all."""
+
+
+async def copy(source: Store, target: Store) -> AsyncIterator[Step]:
+    """Copy a journal: its secret, its definitions, every entry as it is kept; then read it all back.
+
+    Both are open. Found says which sessions are not the same in both at the end, for one was played
+    on in both, or while this ran; nothing of the target is ever overwritten. Facts: sessions, entries,
+    definitions, added (entries that were not there before). Raises OtherJournal before anything is
+    written, Unreadable, StoreUnavailable.
+    """
+    await _become_copy(source, target)
+    definitions = await _keep_definitions(source, target)
+    total, before = 2 * await source.count(), await target.count()
+    read, sessions = Tally(), 0
+    async for window in _windows(source.walk()):
+        await _write(window, target)
+        read.add(window)
+        sessions += sum(row.seq == 1 for row in window)
+        yield Progress(read.count, total)
+    kept = Tally()
+    async for window in _windows(target.walk()):
+        kept.add(window)
+        yield Progress(read.count + kept.count, total)
+    wrong = [] if kept == read else [found async for found in _differences(source, target)]
+    for found in wrong:
+        yield found
+    added = await target.count() - before
+    facts = {"sessions": sessions, "entries": read.count, "definitions": definitions, "added": added}
+    yield Done(is_good=not wrong, facts=facts)
+
+
+async def _become_copy(source: Store, target: Store) -> None:
+    """Give the target the source's secret, by which a copy is known too. Raises OtherJournal."""
+    secret = await source.secret()
+    if await target.secret() == secret:
+        return
+    if await target.count():
+        raise OtherJournal(
+            "the target holds another journal: copy into an empty one, or into an earlier copy of the same source"
+        )
+    await target.keep_secret(secret)
+
+
+async def _keep_definitions(source: Store, target: Store) -> int:
+    digests = await source.digests()
+    for digest in digests:
+        await target.keep(digest, await source.kept(digest) or {})
+    return len(digests)
+
+
+async def _windows(rows: AsyncIterator[Row]) -> AsyncIterator[list[Row]]:
+    """Rows in portions that fit in memory, each session's entries of format 1 in one.
+
+    An entry of format 1 can only be adopted as it is kept, never appended: they are held until the
+    session's first entry of a later format, or the end.
+    """
+    window: list[Row] = []
+    held: dict[str, list[Row]] = {}
+    size = 0
+    async for row in rows:
+        old = held.pop(row.session_id, [])
+        if _entry(row).format == 1:
+            held[row.session_id] = [*old, row]
+            continue
+        window += [*old, row]
+        size += sum(len(each.body) for each in (*old, row))
+        if len(window) >= WINDOW_ROWS or size >= WINDOW_BYTES:
+            yield window
+            window, size = [], 0
+    window += [row for old in held.values() for row in old]
+    if window:
+        yield window
+
+
+def _entry(row: Row) -> Entry:
+    try:
+        return read_entry(row.body, row.hash)
+    except msgspec.DecodeError as error:
+        raise Unreadable(
+            f"entry {row.seq} of session '{row.session_id}' can't be read: {error}. `edgewise db verify` finds all such"
+        ) from None
+
+
+async def _write(window: list[Row], target: Store) -> None:
+    """Write what the target lacks of some rows, the sessions in the order of their last one."""
+    by_session: dict[str, list[Row]] = {}
+    for row in window:
+        by_session[row.session_id] = [*by_session.pop(row.session_id, []), row]
+    turnstile = asyncio.Semaphore(AT_ONCE)
+
+    async def written(rows: list[Row]) -> None:
+        async with turnstile:
+            await _continue(target, rows)
+
+    done = await asyncio.gather(*map(written, by_session.values()), return_exceptions=True)
+    for error in done:
+        if error is not None:
+            raise error
+
+
+async def _continue(target: Store, rows: list[Row]) -> None:
+    """Add a session's rows after the target's head.
+
+    What does not follow it is left out, and found when the target is read back.
+    """
+    head = await target.head(rows[0].session_id)
+    try:
+        if head is None and rows[0].seq == 1:
+            await target.adopt(rows)
+            return
+        for row in rows[0 if head is None else max(0, head.seq + 1 - rows[0].seq) :]:
+            entry = _entry(row)
+            if body_of(entry) != row.body:
+                return
+            await target.append(entry)
+    except (SessionExists, StaleTurn):
+        return
+
+
+class Tally:
+    """A sum over rows that is equal for equal rows, whatever their order."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sum = 0
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Count rows in; one that is not what its hash was made over counts as another."""
+        for row in rows:
+            self.count += 1
+            self._sum += _weight(row)
+
+    def take(self, rows: Iterable[Row]) -> None:
+        """Count rows out again."""
+        for row in rows:
+            self.count -= 1
+            self._sum -= _weight(row)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tally) and (self.count, self._sum) == (other.count, other._sum)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _weight(row: Row) -> int:
+    named = f"{row.session_id} {row.seq} {row.hash} {is_intact(row.body, row.hash)}"
+    return int.from_bytes(sha256(named.encode()).digest())
+
+
+async def _differences(source: Store, target: Store) -> AsyncIterator[Found]:
+    """Each session that is not the same in both."""
+    tallies: dict[str, Tally] = {}
+    async for row in source.walk():
+        tallies.setdefault(row.session_id, Tally()).add([row])
+    async for row in target.walk():
+        tallies.setdefault(row.session_id, Tally()).take([row])
+    for session_id, tally in tallies.items():
+        if tally != Tally():
+            yield Found(f"session '{session_id}' {_difference(tally.count)}", (session_id,))
+
+
+def _difference(count: int) -> str:
+    if count > 0:
+        return f"has {count} entries in the source that the target has not: run the copy again"
+    if count < 0:
+        return f"has {-count} entries in the target that the source has not: it was played there, or deleted here"
+    return "has other entries in the target than in the source"
