@@ -22,9 +22,11 @@ from runtime.advance import route, settle, turn_scope
 from runtime.claims import Idempotency, claiming, must_hold
 from runtime.errors import RewindRefused, SessionExists, SessionNotFound, StaleTurn, TurnNotFound
 from runtime.machine import Machine
+from runtime.narrators.telling import TELL
+from runtime.origins import copied
 from runtime.recompute import before, lost, returned, taken, words_of
 from runtime.request import Asked, Opened
-from runtime.session import JOURNAL_FORMAT, NOT_SHOWN, TELLINGS, Entry, Node, Origin, Session, sealed
+from runtime.session import JOURNAL_FORMAT, TELLINGS, Entry, Node, Session, sealed
 from runtime.stores.heads import node_of, row_of
 from runtime.turn import Played, clocked, noted, noticed, spoken_in, spoken_in_language, telling_of, timed, told
 
@@ -359,7 +361,7 @@ async def _born(runtime: Runtime, head: Entry, nodes: Sequence[Node], at: int, c
     """Write the child, whole; its last entry. One that the same key wrote before a crash is taken as it is."""
     copies: list[Entry] = []
     async for entry in _read(runtime.store, head.session_id, _way(nodes, head, at)):
-        copies.append(_copied(entry, child.id, copies[-1] if copies else None))
+        copies.append(copied(entry, child.id, copies[-1] if copies else None))
     telling = next(each for each in reversed(copies) if each.is_telling)
     stands = head.after if at == head.turn else telling.after
     salt = stands.salt if child.salt is None else child.salt
@@ -413,35 +415,6 @@ async def _read(store: Store, session_id: str, seqs: Sequence[int]) -> AsyncIter
         after = page[-1].seq
 
 
-def _copied(entry: Entry, child_id: str, prev: Entry | None) -> Entry:
-    """An entry as the child keeps it: its own id and links, and where it came from; the keys stay behind."""
-    return sealed(
-        replace(
-            entry,
-            format=JOURNAL_FORMAT,
-            session_id=child_id,
-            seq=prev.seq + 1 if prev else 1,
-            last_turn=entry.turn,
-            after=replace(entry.after, session_id=child_id),
-            answer=_renamed(entry.answer, child_id),
-            shown=NOT_SHOWN,
-            key=None,
-            request_hash="",
-            origin=Origin(entry.session_id, entry.turn, entry.hash),
-            prev_hash=prev.hash if prev else "",
-        )
-    )
-
-
-def _renamed(answer: msgspec.Raw, child_id: str) -> msgspec.Raw:
-    """An answer with the child's id in it; all else as it was sent."""
-    told = msgspec.json.decode(answer)
-    for part in (told, told.get("answer", {})):
-        if "session" in part:
-            part["session"]["session_id"] = child_id
-    return _raw(told)
-
-
 async def _carried_on(store: Store, child: _Child) -> Entry | None:
     """The entry by which the same key's fork wrote this child before; None where it is somebody else's."""
     forks = [node.seq for node in await store.tree(child.id) if node.kind == "fork"]
@@ -460,7 +433,7 @@ async def _reopened(runtime: Runtime, machine: Machine, head: Entry, telling: En
     found = await before(runtime.store, machine, telling)
     return Opened(
         machine=machine,
-        session=replace(found, said=_heard(head.after, found.step)),
+        session=replace(found, said=_heard(head.after, found)),
         head=head,
         constraints=telling.after.constraints,
         elapsed_ms=head.after.elapsed_ms,
@@ -469,10 +442,15 @@ async def _reopened(runtime: Runtime, machine: Machine, head: Entry, telling: En
     )
 
 
-def _heard(after: Session, step: int) -> dict[str, int]:
-    """What was heard, the head turn's own texts last of all: siblings then take turns instead of two alternating."""
+def _heard(after: Session, found: Session) -> dict[str, int]:
+    """What the branch has heard, its siblings too: the head turn's own texts come last when others are drawn.
+
+    The edge's own words are no draw: they are new to who found the session so.
+    """
     newest = max(after.said.values(), default=0) + 1
-    return {identity: newest if heard == step else heard for identity, heard in after.said.items()}
+    heard = {identity: newest if step == found.step else step for identity, step in after.said.items()}
+    drawn = {identity: step for identity, step in heard.items() if not identity.startswith(TELL)}
+    return {**drawn, **{identity: step for identity, step in found.said.items() if identity.startswith(TELL)}}
 
 
 async def _retold(runtime: Runtime, opened: Opened, head: Entry, telling: Entry) -> tuple[Entry, float]:

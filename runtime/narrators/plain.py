@@ -60,7 +60,7 @@ def result(telling: Telling) -> Drafts:
 def tell(telling: Telling) -> Draft:
     """The edge's own words; heard within ten turns, they come with a word that says so."""
     words = telling.voice.sentence(telling.own(telling.task.edge.tell))
-    identity = f"~tell:{telling.task.outcome.edge}"
+    identity = f"{TELL}{telling.task.outcome.edge}"
     if not words or telling.is_fresh(identity) or telling.is_written:
         return Draft(words, (identity,) if words else ())
     lead = telling.pick("again", "{0}")

@@ -20,6 +20,8 @@ from runtime.narrators.voices import voice_for
 if TYPE_CHECKING:
     from runtime.narrators import Task
 
+TELL = "~tell:"
+"""Begins the id of an edge's own words: they are told each time, and are never one of many to draw."""
 SPOKEN_MAX_CHARS = 200
 """The longest value that `words` speaks, in code points: a slot's own limit."""
 
