@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from runtime.model import CONTINUE, Variable
-from runtime.narrators.telling import Draft, Telling, written_as
+from runtime.narrators.telling import TELL, Draft, Telling, written_as
 from runtime.session import Change, Rolled, Value
 
 Drafts = Iterator[Draft]
