@@ -25,6 +25,7 @@ from journal_entries import entry_after, is_whole, line_of
 from runtime.errors import StaleTurn, StoreUnavailable
 from runtime.stores.duckdb import DuckDBStore
 from runtime.stores.groups import GroupWriter
+from runtime.stores.lockfile import Owner, owner_of
 
 SCALE = int(os.environ.get("EDGEWISE_TEST_SCALE", "1"))
 """How many times as much chance to find something as in a plain run."""
@@ -207,11 +208,27 @@ async def test_a_second_owner_waits_for_the_first_to_let_go(file: Path) -> None:
 async def test_the_lock_file_is_its_owners_and_names_it(file: Path) -> None:
     """Mode 0600; empty once let go."""
     lock = beside(file, ".lock")
-    async with opened(file, url="http://127.0.0.1:1"):
+    async with opened(file, url="http://127.0.0.1:1") as store:
         assert stat.S_IMODE(lock.stat().st_mode) == 0o600
-        assert json.loads(lock.read_bytes()) == {"pid": os.getpid(), "url": "http://127.0.0.1:1"}
+        assert json.loads(lock.read_bytes()) == {
+            "pid": os.getpid(),
+            "url": "http://127.0.0.1:1",
+            "token": store.owner_token,
+        }
+        assert len(store.owner_token) >= 32
+        assert await asyncio.to_thread(owner_of, file) == Owner(os.getpid(), "http://127.0.0.1:1", store.owner_token)
 
     assert lock.read_bytes() == b""
+    assert owner_of(file) is None
+
+
+def test_who_holds_a_journal_is_asked_of_the_lock_and_not_of_what_stands_there(file: Path) -> None:
+    """A process that was killed left its name in the file, and holds nothing."""
+    file.parent.mkdir()
+    assert owner_of(file) is None
+
+    beside(file, ".lock").write_text('{"pid":1,"url":"http://127.0.0.1:1","token":"x"}')
+    assert owner_of(file) is None
 
 
 async def test_a_refused_file_lets_its_lock_go(file: Path) -> None:
@@ -245,7 +262,7 @@ async def test_entries_cut_off_the_end_are_found(file: Path) -> None:
     os.truncate(log, log.stat().st_size * 2 // 3)
     before = file.read_bytes(), log.read_bytes()
 
-    with pytest.raises(StoreUnavailable, match=r"entries are missing\. Nothing was repaired"):
+    with pytest.raises(StoreUnavailable, match=r"entries are missing: .* of session 's[012]'.* Nothing was repaired"):
         await DuckDBStore(file).open()
 
     assert (file.read_bytes(), log.read_bytes()) == before
@@ -256,19 +273,19 @@ async def test_a_journal_that_vanished_is_found(file: Path) -> None:
     await filled(file)
     file.unlink()
 
-    with pytest.raises(StoreUnavailable, match="goes to group 3, and it ends at group 0"):
+    with pytest.raises(StoreUnavailable, match="goes to entry 3, and the journal ends at entry 0; missing are seq 1 to 3 of session 's1'"):
         await DuckDBStore(file).open()
 
     assert not file.exists()
 
 
-async def test_a_last_group_that_was_altered_is_found(file: Path) -> None:
-    """Its hash is not the one committed."""
+async def test_a_last_entry_that_was_altered_is_found(file: Path) -> None:
+    """Its hash is not the one that was chained."""
     await filled(file)
     with duckdb.connect(str(file)) as db:
         db.execute("UPDATE entries SET hash = 'f' WHERE seq = 3")
 
-    with pytest.raises(StoreUnavailable, match="differ in group 3: entries were altered or removed"):
+    with pytest.raises(StoreUnavailable, match="entry 3 was altered, or stands in another's place"):
         await DuckDBStore(file).open()
 
 
@@ -287,6 +304,8 @@ async def test_a_head_file_that_cannot_be_read_is_refused(file: Path) -> None:
 async def test_a_head_file_that_is_behind_is_caught_up_with(file: Path, behind: str | None) -> None:
     """A crash between a commit and its mark, a power cut that emptied the file, a restored backup."""
     await filled(file)
+    async with opened(file):
+        pass
     head = beside(file, ".head")
     right = head.read_bytes()
     head.unlink()

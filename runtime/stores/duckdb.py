@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ import msgspec
 
 from runtime.errors import StoreUnavailable
 from runtime.formats import read_entry
+from runtime.progress import Step
 from runtime.session import Entry, Node
 from runtime.stores import Claim, Damage, Row, tables
 from runtime.stores.duckfile import DuckFile
@@ -33,8 +34,6 @@ CACHED_HEADS = 10_000
 LOCK_WAIT_S = 5.0
 LIST_SPAN = 4096
 """How many of the newest entries a list looks at first; four times as many each time it needs more."""
-WALK_SPAN = 256
-"""How many positions a walk reads at a time."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -65,6 +64,7 @@ class DuckDBStore:
         self._asked: dict[str, int] = {}
         self._loading: asyncio.Task[None] | None = None
         self._kept: set[str] = set()
+        self._copying: asyncio.Future[None] | None = None
         self._file: DuckFile | None = None
         self._writer: GroupWriter[Values] | None = None
 
@@ -221,21 +221,45 @@ class DuckDBStore:
         """Every entry as it is kept, in the order of the journal, to where it ended at the beginning."""
         start, end = position_of(after or "0"), self._opened().position
         while start < end:
-            upto = min(start + WALK_SPAN, end)
+            upto = min(start + tables.BODY_SPAN, end)
             for session_id, seq, body, hash_, pos in await self._read(tables.WALK, [start, upto]):
                 yield Row(session_id, seq, body.encode(), hash_, cursor_of(pos))
             start = upto
 
     async def audit(self) -> AsyncIterator[Damage]:
-        """What is wrong with the chain over the whole file: an entry lost, altered or out of place."""
-        start, end, chain = 0, self._opened().position, ""
-        while start < end:
-            upto = min(start + tables.SPAN, end)
-            rows = await self._read(tables.LINKS, [start, upto])
-            for damage in tables.breaks(rows, start, upto, chain):
+        """What was lost, altered or is out of place in the file, by the chain over it all and by each row.
+
+        Nothing that is appended meanwhile is looked at.
+        """
+        end, chain, is_whole = self._opened().position, "", True
+        for start in range(0, end, tables.BODY_SPAN):
+            upto = min(start + tables.BODY_SPAN, end)
+            rows = await self._read(tables.CHECKED, [start, upto])
+            for damage in (*tables.breaks(rows, start, upto, chain), *tables.misfits(rows)):
+                is_whole = False
                 yield damage
             chain = rows[-1][2] if rows else chain
-            start = upto
+        for gap in () if is_whole else await self._read(tables.GAPS, []):
+            yield tables.gap(*gap)
+
+    async def backup(self, path: str | Path) -> AsyncIterator[Step]:
+        """Copy the journal as it is now into a new file, checked, while turns go on.
+
+        The copy is a journal of its own, with its own `.head`. It takes room beside the journal
+        until it is whole. Raises StoreUnavailable, and ValidationError where there is a file already.
+        """
+        steps = self._opened().back_up(Path(path))
+        async for step in self._one_copy(steps, asyncio.to_thread):
+            yield step
+
+    async def compact(self) -> AsyncIterator[Step]:
+        """Rewrite the file without what was deleted; writes wait meanwhile, and reads for a moment.
+
+        Afterwards no byte of a deleted text is in the file or its log. Whatever ends it on its way,
+        the journal is whole, the old one or the new one. Raises StoreUnavailable.
+        """
+        async for step in self._one_copy(self._opened().compact(), self._open_writer().run):
+            yield step
 
     async def ping(self) -> None:
         """Prove that the store can be read and written now: one small durable write, one read."""
@@ -247,9 +271,34 @@ class DuckDBStore:
         writer, self._writer = self._writer, None
         if writer is None:
             return
+        if self._copying is not None:
+            await asyncio.wait([self._copying])
         await asyncio.to_thread(writer.stop)
         file, self._file = self._opened(), None
         await asyncio.to_thread(file.close)
+
+    async def _one_copy(
+        self, steps: Iterator[Step], start: Callable[[Callable[[], None]], Awaitable[None]]
+    ) -> AsyncIterator[Step]:
+        """The steps of a copy, the only one under way; it is finished though nobody listens any more."""
+        if self._copying is not None and not self._copying.done():
+            raise StoreUnavailable("the journal is being copied already", hint="Wait for that copy's end.")
+        loop = asyncio.get_running_loop()
+        told: asyncio.Queue[Step | None] = asyncio.Queue()
+
+        def run() -> None:
+            for step in steps:
+                loop.call_soon_threadsafe(told.put_nowait, step)
+
+        def end(done: asyncio.Future[None]) -> None:
+            done.exception()  # nobody may be left to read it
+            told.put_nowait(None)
+
+        self._copying = copying = asyncio.ensure_future(start(run))
+        copying.add_done_callback(end)
+        while step := await told.get():
+            yield step
+        await copying
 
     @contextmanager
     def _holding(self, session_id: str) -> Iterator[None]:

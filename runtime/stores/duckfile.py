@@ -1,28 +1,34 @@
 """The door to DuckDB: one open journal file, written by one thread and read by a few.
 
-Beside the file stand `<file>.lock` (who owns it) and `<file>.head` (what was committed lately).
+Beside the file stand `<file>.lock` (who owns it) and `<file>.head` (what was committed lately),
+and `<file>.copy` while it is written anew.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
 
 from runtime.errors import StoreUnavailable
-from runtime.stores import tables
-from runtime.stores.headfile import HeadFile, Link
+from runtime.progress import Done, Step
+from runtime.stores import duckcopy, tables
+from runtime.stores.duckcopy import beside, size_of, sync_folder
+from runtime.stores.headfile import HeadFile, Link, lost_after
 from runtime.stores.lockfile import LockFile, Owner
-from runtime.stores.tables import Values
+from runtime.stores.tables import Connection, Values, rows_of
 
 READERS = 2
 
@@ -33,6 +39,9 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "wal_autocheckpoint": "256MB",  # a checkpoint stalls commits, and many small ones stall them longest
 }
 
+READ_ERRORS = duckdb.Error
+"""What a query raises."""
+_NO_FILE = "Is it a DuckDB file of this version, and writable?"
 _log = logging.getLogger(__name__)
 
 
@@ -42,20 +51,22 @@ class DuckFile:
     def __init__(self, path: Path, owner: Owner, lock_wait_s: float) -> None:
         self.failed = ""
         self.path = path
+        self._copy = beside(path, ".copy")
+        self._wal = beside(path, ".wal")
         self._record = HeadFile(beside(path, ".head"))
         with ExitStack() as opening:
-            _take_lock(beside(path, ".lock"), owner, lock_wait_s, opening)
+            take_lock(path, owner, lock_wait_s, opening)
+            duckcopy.discard(self._copy)
             links = self._record.read()
-            if links and not path.exists():
-                _check_record(self._record, links, Link(), [])
-            self._db = opening.enter_context(_attached(path))
-            self._end = _made_ready(self._db, self._record)
-            opening.callback(self._record.close)
+            if not path.exists():
+                self._record.check(links, 0, {})
+            self._db = _ready(path, self._record)
+            opening.callback(self._let_go)
+            self._end = _end_of(self._db, links)
+            self._record.begin([self._end])
             self._readers = _Readers(self._db)
-            opening.callback(self._readers.close)
             self._open = opening.pop_all()
-        self._wal = beside(path, ".wal")
-        self._wal_bytes = _size_of(self._wal)
+        self._wal_bytes = size_of(self._wal)
 
     @property
     def position(self) -> int:
@@ -95,9 +106,68 @@ class DuckFile:
         except duckdb.Error as error:
             raise self._translated(error, "read") from error
 
+    def back_up(self, target: Path) -> Iterator[Step]:
+        """Copy what stands there now into a new file, while the journal goes on. In a thread of its own.
+
+        Raises StoreUnavailable, and ValidationError where there is a file already.
+        """
+        self._check_well()
+        duckcopy.refuse_existing(target)
+        duckcopy.refuse_full(self.path)
+        with self._copying("backed up"), closing(self._db.cursor()) as cursor:
+            cursor.execute("USE journal")
+            end = yield from duckcopy.copied(cursor, self._copy)
+        duckcopy.put_away(self._copy, target, end)
+        yield Done(is_good=True, facts={"path": str(target), "last": end.pos, "bytes": size_of(target)})
+
+    def compact(self) -> Iterator[Step]:
+        """Write the file anew without what was deleted, and put the new one in the old one's place.
+
+        Whatever ends it on its way leaves the old file or the new one, whole. Raises StoreUnavailable.
+        """
+        self._check_well()
+        duckcopy.refuse_full(self.path)
+        before = size_of(self.path) + size_of(self._wal)
+        with self._copying("compacted"):
+            self._db.execute("CHECKPOINT journal")
+            yield from duckcopy.copied(self._db, self._copy)
+            self._swap()
+        self._record.begin([self._end])
+        yield Done(is_good=True, facts={"bytes_before": before, "bytes": size_of(self.path)})
+
     def close(self) -> None:
         """Close the file and release the lock."""
+        self._readers.close()
         self._open.close()
+
+    def _let_go(self) -> None:
+        self._record.close()
+        self._db.close()
+
+    def _swap(self) -> None:
+        """Let go of the file and open its copy in its place; who reads meanwhile waits."""
+        with self._readers.paused() as resumed:
+            try:
+                self._db.close()
+                _replace(self.path, self._copy)
+                self._db = _attached(self.path)
+                _lock_up(self._db)
+            except BaseException:
+                self.failed = "the file could not be opened again after it was written anew"
+                raise
+            resumed(self._db)
+        self._wal_bytes = size_of(self._wal)
+
+    @contextmanager
+    def _copying(self, done: str) -> Iterator[None]:
+        """Whatever goes wrong with a copy, the journal is as it was."""
+        try:
+            yield
+        except BaseException as error:
+            duckcopy.discard(self._copy)
+            if isinstance(error, duckdb.Error):
+                raise self._translated(error, done) from error
+            raise
 
     def _links(self, rows: Sequence[Values]) -> Iterator[Link]:
         link = self._end
@@ -136,11 +206,11 @@ class DuckFile:
     def _move_along(self, links: Sequence[Link]) -> None:
         """Record what was committed; after a checkpoint, what stands in the file itself is recorded no more."""
         before, self._end = self._end, links[-1]
-        wal_bytes = _size_of(self._wal)
+        wal_bytes = size_of(self._wal)
         was_checkpointed, self._wal_bytes = wal_bytes < self._wal_bytes, wal_bytes
         try:
             if was_checkpointed:
-                self._record.begin([_end_at(before), *links])
+                self._record.begin([Link(before.pos, before.chain), *links])
             else:
                 self._record.add(links)
         except OSError as error:
@@ -165,18 +235,36 @@ class _Readers:
     def __init__(self, db: duckdb.DuckDBPyConnection) -> None:
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="edgewise-read")
         self._idle: SimpleQueue[duckdb.DuckDBPyConnection] = SimpleQueue()
+        self._resume(db)
+
+    async def read(self, sql: str, values: list[Any]) -> list[Values]:
+        """All rows of a query."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._fetch, sql, values)
+
+    @contextmanager
+    def paused(self) -> Iterator[Callable[[duckdb.DuckDBPyConnection], None]]:
+        """No query runs inside; those that come wait, and go on with the connection that is handed over."""
+        cursors = [self._idle.get() for _ in range(READERS)]
+        for cursor in cursors:
+            cursor.close()
+        try:
+            yield self._resume
+        finally:
+            if self._idle.empty():  # nothing was handed over: a closed cursor tells those who wait
+                for cursor in cursors:
+                    self._idle.put(cursor)
+
+    def close(self) -> None:
+        """Wait for the queries under way, then let go of the file."""
+        self._threads.shutdown()
+        while not self._idle.empty():
+            self._idle.get().close()
+
+    def _resume(self, db: duckdb.DuckDBPyConnection) -> None:
         for _ in range(READERS):
             cursor = db.cursor()
             cursor.execute("USE journal")
             self._idle.put(cursor)
-
-    async def read(self, sql: str, values: list[Any]) -> list[Values]:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._fetch, sql, values)
-
-    def close(self) -> None:
-        self._threads.shutdown()
-        while not self._idle.empty():
-            self._idle.get().close()
 
     def _fetch(self, sql: str, values: list[Any]) -> list[Values]:
         cursor = self._idle.get()
@@ -186,58 +274,120 @@ class _Readers:
             self._idle.put(cursor)
 
 
-def beside(path: Path, suffix: str) -> Path:
-    """A file that stands beside the journal."""
-    return path.with_name(path.name + suffix)
-
-
-def _take_lock(path: Path, owner: Owner, wait_s: float, opening: ExitStack) -> None:
-    lock = LockFile(path)
+def take_lock(path: Path, owner: Owner, wait_s: float, opening: ExitStack) -> None:
+    """Own a journal until `opening` is closed. Raises StoreUnavailable."""
+    lock = LockFile(beside(path, ".lock"))
     try:
         lock.take(owner, wait_s)
     except OSError as error:
-        raise StoreUnavailable(f"{path} can't be made: {error.strerror}", hint="Mend the folder's rights.") from error
+        raise StoreUnavailable(f"{path}.lock can't be made: {error}", hint="Mend the folder's rights.") from error
     opening.callback(lock.release)
 
 
-@contextmanager
-def _attached(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The file, opened. Until it is checked, closing changes nothing in it.
+def _attached(path: Path, *, is_read_only: bool = False) -> duckdb.DuckDBPyConnection:
+    """The file, opened. Until it is locked up, closing changes nothing in it. Raises duckdb.Error.
 
-    It is attached and not connected to, since only ATTACH takes a row group size.
+    It is attached and not connected to, since only ATTACH takes a row group size. SQL reaches no
+    other file than those in the journal's folder, where copies are written.
     """
+    path = path.absolute()
     db = duckdb.connect(":memory:", config=_CONFIG)
     try:
         quoted = str(path).replace("'", "''")
         db.execute("PRAGMA disable_checkpoint_on_shutdown")
-        db.execute(f"ATTACH '{quoted}' AS journal (ROW_GROUP_SIZE 2048)")
+        db.execute(f"ATTACH '{quoted}' AS journal ({'READ_ONLY' if is_read_only else 'ROW_GROUP_SIZE 2048'})")
         db.execute("USE journal")
+        folder = str(path.parent).replace("'", "''")
+        db.execute(f"SET allowed_directories = ['{folder}/']")
         db.execute("SET enable_external_access = false")
-        yield db
-    except duckdb.Error as error:
-        raise StoreUnavailable(
-            f"{path} can't be opened: {error}", hint="Is it a DuckDB file of this version, and writable?"
-        ) from error
-    finally:
+    except BaseException:
         db.close()
+        raise
+    return db
 
 
-def _made_ready(db: duckdb.DuckDBPyConnection, record: HeadFile) -> Link:
-    """Check a file, create what it lacks, and return where it ends."""
-    links = record.read()
-    is_new = not _rows(db, "FROM duckdb_tables() WHERE database_name = 'journal' AND table_name = 'entries'")
-    if is_new:
-        _check_record(record, links, Link(), [])
-    else:
-        _check_format(db)
-        _check_record(record, links, *_end_of(db, links))
-    _create(db)
-    db.execute("CHECKPOINT journal")
+def _lock_up(db: duckdb.DuckDBPyConnection) -> None:
     db.execute("PRAGMA enable_checkpoint_on_shutdown")
     db.execute("SET lock_configuration = true")
-    end = _end_at(_end_of(db, links)[0])
-    record.begin([end])
-    return end
+
+
+def _ready(path: Path, record: HeadFile) -> duckdb.DuckDBPyConnection:
+    """A file opened and checked, with all that it lacked. Raises StoreUnavailable; then it is as it was."""
+    try:
+        db = _attached(path)
+    except duckdb.Error as error:
+        raise _unreadable(path, record, error) from error
+    try:
+        if format_of(db) == 1:
+            db = _upgrade(db, path, record)
+        _check_end(db, record)
+        _create(db)
+        db.execute("CHECKPOINT journal")
+        _lock_up(db)
+    except duckdb.Error as error:
+        db.close()
+        raise StoreUnavailable(f"{path} can't be made ready: {error}", hint="Is the disk full?") from error
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _unreadable(path: Path, record: HeadFile, error: duckdb.Error) -> StoreUnavailable:
+    """Why a file can't be opened, and what would be lost where its write-ahead log is why."""
+    with looked_at(path) as (db, why):
+        if not why:
+            return StoreUnavailable(f"{path} can't be opened: {error}", hint=_NO_FILE)
+        last = duckcopy.last_of(db) if format_of(db) == tables.FILE_FORMAT else 0
+    lost = lost_after(record.read(), last)
+    return StoreUnavailable(
+        f"{why}. {f'{record.path} says that {lost}' if lost else 'Nothing that was recorded is missing'}. "
+        "Nothing was repaired.",
+        hint=f"Restore the journal from a backup; or, to go on with what is there, {_mend(path, error)}"
+        f" and remove {record.path.name}.",
+    )
+
+
+def _mend(path: Path, error: duckdb.Error) -> str:
+    log, cut = beside(path, ".wal").name, _cut_of(error)
+    return f"cut {log} to its first {cut} bytes (truncate -s {cut} {log})" if cut else f"move {log} away"
+
+
+def _cut_of(error: duckdb.Error) -> int:
+    """How many bytes of the write-ahead log can be read, as far as DuckDB says; 0 where it doesn't."""
+    found = re.search(r"entry at byte position (\d+)", str(error))
+    return int(found[1]) if found else 0
+
+
+@contextmanager
+def looked_at(path: Path) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
+    """The file, read only, and what of its log can't be read ('' where all can; else only what can is there).
+
+    Raises StoreUnavailable where the file itself can't be opened.
+    """
+    try:
+        db = _attached(path, is_read_only=True)
+    except duckdb.Error as error:
+        if "WAL" not in str(error):
+            raise StoreUnavailable(f"{path} can't be opened: {error}", hint=_NO_FILE) from error
+        cut = _cut_of(error)
+        with _without_log(path, cut) as (db,):
+            yield db, f"{beside(path, '.wal')} can't be read {f'from byte {cut} on' if cut else 'at all'} ({error})"
+        return
+    with closing(db):
+        yield db, ""
+
+
+@contextmanager
+def _without_log(path: Path, cut: int) -> Iterator[tuple[duckdb.DuckDBPyConnection]]:
+    """The file by another name, read only, with no more than the first bytes of its log."""
+    with TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as folder:
+        alone = Path(folder) / path.name
+        os.link(path, alone)
+        if cut:
+            beside(alone, ".wal").write_bytes(beside(path, ".wal").read_bytes()[:cut])
+        with closing(_attached(alone, is_read_only=True)) as db:
+            yield (db,)
 
 
 def _create(db: duckdb.DuckDBPyConnection) -> None:
@@ -247,45 +397,60 @@ def _create(db: duckdb.DuckDBPyConnection) -> None:
     db.execute(tables.NAME, ["secret", secrets.token_hex(32)])
 
 
-def _check_format(db: duckdb.DuckDBPyConnection) -> None:
-    rows = _rows(db, tables.META, "format")
-    if rows and int(rows[0][0]) > tables.FILE_FORMAT:
+def format_of(db: Connection) -> int:
+    """The format of the tables, 0 where there are none. Raises StoreUnavailable for a later one."""
+    if not rows_of(db, "FROM duckdb_tables() WHERE database_name = 'journal' AND table_name = 'meta'"):
+        return 0
+    rows = rows_of(db, tables.META, "format")
+    found = int(rows[0][0]) if rows else 0
+    if found > tables.FILE_FORMAT:
         raise StoreUnavailable(
-            f"the journal has format {rows[0][0]}, and this version reads up to {tables.FILE_FORMAT}",
+            f"the journal has format {found}, and this version reads up to {tables.FILE_FORMAT}",
             hint="Run the newer version that wrote it.",
         )
+    return found
 
 
-def _end_of(db: duckdb.DuckDBPyConnection, links: Sequence[Link]) -> tuple[Link, list[Values]]:
-    """Where the file ends, and the links of its rows since the record's first one."""
-    first = links[0].pos if links else 0
-    last = int(_rows(db, tables.LAST, first)[0][0] or 0)
-    if last < first:
-        last = int(_rows(db, tables.LAST, 0)[0][0])
-    rows = _rows(db, tables.LINKS, min(first, last) - 1, last)
-    return Link(last, rows[-1][2]) if rows else Link(), rows
-
-
-def _check_record(record: HeadFile, links: Sequence[Link], end: Link, rows: Sequence[Values]) -> None:
-    """Pass where the file is what was recorded, or goes on after it. Raises StoreUnavailable."""
-    if links and end.pos < links[-1].pos:
-        lost = f"says that the journal goes to entry {links[-1].pos}, and it ends at entry {end.pos}"
-        raise record.refusal(f"{lost}: entries are missing")
-    there = {pos: chain for pos, _, chain, *_ in rows}
-    if wrong := [link.pos for link in links if link.pos and there.get(link.pos) != link.chain]:
-        raise record.refusal(f"and the journal differ in entry {wrong[0]}: entries were altered or removed")
-
-
-def _end_at(link: Link) -> Link:
-    return Link(link.pos, link.chain)
-
-
-def _rows(db: duckdb.DuckDBPyConnection, sql: str, *values: Any) -> list[Values]:
-    return db.execute(sql, [*values] or None).fetchall()
-
-
-def _size_of(path: Path) -> int:
+def _upgrade(db: duckdb.DuckDBPyConnection, path: Path, record: HeadFile) -> duckdb.DuckDBPyConnection:
+    """Write a file of format 1 anew in this one, and open that in its place."""
+    copy = beside(path, ".copy")
+    _log.info("the journal %s has format 1 and is being upgraded", path)
     try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+        for _ in duckcopy.upgraded(db, copy, record):
+            pass
+        db.execute("CHECKPOINT journal")
+        db.close()
+        _replace(path, copy)
+    except BaseException:
+        db.close()
+        duckcopy.discard(copy)
+        raise
+    return _attached(path)
+
+
+def _replace(path: Path, copy: Path) -> None:
+    """Put a whole copy in the file's place. A log of the old file would be read into the new one: there is none."""
+    if size_of(beside(path, ".wal")):
+        raise StoreUnavailable(f"{path} still has a write-ahead log", hint="Send the same again later.")
+    copy.replace(path)
+    sync_folder(path.parent)
+
+
+def _check_end(db: duckdb.DuckDBPyConnection, record: HeadFile) -> None:
+    """Pass where the file is what was recorded since the last checkpoint. Raises StoreUnavailable."""
+    links = record.read()
+    if not format_of(db):
+        record.check(links, 0, {})
+    elif links:
+        first = links[0].pos
+        last = duckcopy.last_of(db, first)
+        rows = rows_of(db, tables.LINKS, first - 1, last)
+        record.check(links, last, {row[0]: row[2] for row in rows})
+        base = 1 if first else 0
+        if wrong := next(tables.breaks(rows[base:], first, last, rows[0][2] if base else ""), None):
+            raise record.refusal(f"and the journal differ: {wrong.what}")
+
+
+def _end_of(db: duckdb.DuckDBPyConnection, links: Sequence[Link]) -> Link:
+    last = duckcopy.last_of(db, links[0].pos if links else 0)
+    return Link(last, rows_of(db, tables.LINKS, last - 1, last)[0][2]) if last else Link()

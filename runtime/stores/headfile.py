@@ -16,7 +16,7 @@ from msgspec import Struct
 from runtime.errors import StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 
@@ -39,6 +39,8 @@ class Mark(Struct, frozen=True):
     hash: str = ""
 
 
+NAMED = 8
+"""So many sessions are named in a sentence; a check of the file names them all."""
 _OLD = b'{"group"'
 _lines = msgspec.json.Encoder().encode_lines
 _link = msgspec.json.Decoder(Link).decode
@@ -47,6 +49,43 @@ _link = msgspec.json.Decoder(Link).decode
 def group_hash(hashes: Iterable[str]) -> str:
     """The SHA-256 over the hashes of a group of format 1, in their order, in hex."""
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def lost_after(links: Sequence[Link], last: int) -> str:
+    """What a journal that ends at `last` lost of what was recorded, as a sentence; '' where nothing."""
+    if not links or links[-1].pos <= last:
+        return ""
+    count = links[-1].pos - last
+    what = "1 entry is missing" if count == 1 else f"{count} entries are missing"
+    ends = f"{what}: it goes to entry {links[-1].pos}, and the journal ends at entry {last}"
+    return f"{ends}; missing are {_whose(links, last)}"
+
+
+def sessions_after(links: Sequence[Link], last: int) -> tuple[str, ...]:
+    """The sessions that have recorded entries after `last`, as far as the record names them."""
+    return tuple(dict.fromkeys(link.session_id for link in links if link.pos > last and link.session_id))
+
+
+def altered(links: Sequence[Link], last: int, there: Mapping[int, str]) -> list[Link]:
+    """What was recorded of positions up to `last` that hold something else now, or nothing."""
+    return [link for link in links if 0 < link.pos <= last and there.get(link.pos) != link.chain]
+
+
+def _whose(links: Sequence[Link], last: int) -> str:
+    seqs: dict[str, list[int]] = {}
+    for link in links:
+        if link.pos > last and link.session_id:
+            seqs.setdefault(link.session_id, []).append(link.seq)
+    named = [f"seq {_span(each)} of session '{name}'" for name, each in seqs.items()]
+    count = sum(map(len, seqs.values()))
+    rest = [f"those of {len(named) - NAMED} sessions more"] if len(named) > NAMED else []
+    unnamed = links[-1].pos - last - count
+    more = [f"{unnamed} that the record doesn't name (deletions, or older than its last checkpoint)"] if unnamed else []
+    return ", ".join([*named[:NAMED], *rest, *more])
+
+
+def _span(seqs: Sequence[int]) -> str:
+    return str(seqs[0]) if len(seqs) == 1 else f"{min(seqs)} to {max(seqs)}"
 
 
 class HeadFile:
@@ -74,15 +113,20 @@ class HeadFile:
         except msgspec.DecodeError as error:
             raise self.refusal(f"can't be read ({error})") from error
 
-    def read_mark(self) -> Mark:
-        """The record as format 1 wrote it. Raises StoreUnavailable where it is none."""
+    def check_mark(self, end: Mark) -> None:
+        """Pass where a journal of format 1 ends at or after its mark. Raises StoreUnavailable."""
         content = self._content()
         try:
-            return msgspec.json.decode(content, type=Mark) if content else Mark()
+            mark = msgspec.json.decode(content, type=Mark) if content else Mark()
         except msgspec.DecodeError as error:
             raise self.refusal(f"can't be read ({error})") from error
+        if end.group < mark.group:
+            lost = f"says that the journal goes to group {mark.group}, and it ends at group {end.group}"
+            raise self.refusal(f"{lost}: entries are missing")
+        if end.group == mark.group and end.hash != mark.hash:
+            raise self.refusal(f"and the journal differ in group {end.group}: entries were altered or removed")
 
-    def begin(self, links: Sequence[Link]) -> None:
+    def begin(self, links: Sequence[Link], *, is_kept_open: bool = True) -> None:
         """Put a new record in place of the old one, all at once. Raises OSError."""
         self.close()
         fresh = self.path.with_name(self.path.name + ".new")
@@ -95,6 +139,8 @@ class HeadFile:
             os.close(fd)
             raise
         self._fd = fd
+        if not is_kept_open:
+            self.close()
 
     def add(self, links: Sequence[Link]) -> None:
         """Add the links of a commit. Raises OSError; then none of them is there."""
@@ -112,6 +158,16 @@ class HeadFile:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+    def check(self, links: Sequence[Link], last: int, there: Mapping[int, str]) -> None:
+        """Pass where a journal that ends at `last` is what was recorded, or goes on after it.
+
+        `there` has the chain at each position. Raises StoreUnavailable.
+        """
+        if lost := lost_after(links, last):
+            raise self.refusal(f"says that {lost}")
+        if wrong := altered(links, last, there):
+            raise self.refusal(f"and the journal differ in entry {wrong[0].pos}: entries were altered or removed")
 
     def refusal(self, what: str) -> StoreUnavailable:
         """What the record says against the journal beside it, and how to go on all the same."""

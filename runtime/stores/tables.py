@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import Struct
 
 from runtime.errors import StoreUnavailable
+from runtime.formats import is_intact
 from runtime.session import Entry, body_of
 from runtime.stores import Damage
 
@@ -19,9 +23,29 @@ FILE_FORMAT = 2
 """The version of the tables. An older file is upgraded when it is opened, a newer one is refused."""
 
 SPAN = 4096
-"""How many positions are checked at a time."""
+"""How many positions are read at a time where no bodies are."""
+BODY_SPAN = 256
+"""How many positions are read at a time with their bodies."""
 Values = tuple[Any, ...]
 """A row of a table, in the order of its columns."""
+
+
+class Connection(Protocol):
+    """What is asked of an open DuckDB database by those who don't know the library."""
+
+    def execute(self, query: str, parameters: Any = None, /) -> Connection:
+        """Run a statement."""
+        ...
+
+    def fetchall(self) -> list[Any]:
+        """The rows of the statement run last."""
+        ...
+
+
+def rows_of(db: Connection, sql: str, *values: Any) -> list[Values]:
+    """All rows of a query."""
+    return db.execute(sql, [*values] or None).fetchall()
+
 
 COLUMNS = {
     "sid": "BIGINT",
@@ -44,6 +68,8 @@ COLUMNS = {
     "chain": "VARCHAR",  # over the chain of the row before and this row's hash
 }
 SESSION_AT, SEQ_AT, HASH_AT = ([*COLUMNS].index(name) for name in ("session_id", "seq", "hash"))
+_TOLD = [*COLUMNS][:HASH_AT]
+"""The columns that say again what stands in the body, so that a query need not read it; as CHECKED names them."""
 
 # Uncompressed: compressing is what makes a checkpoint stall.
 TABLES = {
@@ -106,6 +132,21 @@ LINKS = """
     ORDER BY pos
 """
 """Every row's place in the chain, deleted or not."""
+CHECKED = """
+    SELECT pos, hash, chain, session_id, seq, body, sid, session_id, seq, turn, parent, kind, source, player_id,
+        machine, digest, state, ended, at_ms, key
+    FROM entries WHERE pos > $1 AND pos <= $2
+    UNION ALL
+    SELECT pos, hash, chain, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+        NULL, NULL, NULL, NULL, NULL, NULL
+    FROM tombstones WHERE pos > $1 AND pos <= $2
+    ORDER BY 1
+"""
+"""The same with all that is checked of an entry."""
+GAPS = """
+    SELECT session_id, count(*), max(seq) FROM entries
+    GROUP BY session_id HAVING count(*) <> max(seq) OR min(seq) <> 1 ORDER BY session_id
+"""
 LAST = """
     SELECT greatest(0, (SELECT max(pos) FROM entries WHERE pos >= $1), (SELECT max(pos) FROM tombstones))
 """
@@ -121,10 +162,39 @@ def chained(chain: str, hash_: str) -> str:
     return hashlib.sha256(f"{chain}{hash_}".encode()).hexdigest()
 
 
+class _After(Struct, frozen=True):
+    machine: str
+    player_id: str | None = None
+    state: str = ""
+    ended: bool = False
+
+
+class _Outcome(Struct, frozen=True):
+    source: str = ""
+
+
+class _Told(Struct, frozen=True):
+    """What the columns say of an entry, as its body says it; the rest of it is not read."""
+
+    session_id: str
+    seq: int
+    turn: int
+    parent: int | None
+    at_ms: int
+    digest: str
+    after: _After
+    kind: str = "turn"
+    outcome: _Outcome = _Outcome()
+    key: str | None = None
+
+
+_told = msgspec.json.Decoder(_Told).decode
+
+
 def breaks(rows: Iterable[Values], start: int, end: int, chain: str) -> Iterator[Damage]:
-    """Where the links of the positions after `start` up to `end` are not what was chained onto `chain`."""
+    """Where the rows at the positions after `start` up to `end` are not what was chained onto `chain`."""
     expected = start + 1
-    for pos, hash_, link, session_id, seq in rows:
+    for pos, hash_, link, session_id, seq, *_ in rows:
         if pos > expected:
             yield Damage(_missing(expected, pos - 1))
         elif pos < expected:
@@ -134,6 +204,31 @@ def breaks(rows: Iterable[Values], start: int, end: int, chain: str) -> Iterator
         expected, chain = pos + 1, link
     if expected <= end:
         yield Damage(_missing(expected, end))
+
+
+def misfits(rows: Iterable[Values]) -> Iterator[Damage]:
+    """Where a row's body is not what its hash was made over, or its columns don't say what its body says."""
+    for pos, hash_, _, session_id, seq, body, *told in rows:
+        if body is None and session_id is None:
+            continue  # a tombstone
+        if body is None or not is_intact(body, hash_):
+            yield Damage(f"the body of entry {pos} was altered", _named(session_id), seq)
+        elif (right := _columns(_told(body))) != tuple(told):
+            wrong = [name for name, one, other in zip(_TOLD, right, told, strict=True) if one != other]
+            whose = {str(right[SESSION_AT]), str(session_id)}
+            yield Damage(f"the columns {', '.join(wrong)} of entry {pos} were altered", tuple(sorted(whose)), right[2])
+
+
+def altered_bodies(rows: Iterable[Values]) -> Iterator[Damage]:
+    """Where a walk's body is not what its hash was made over."""
+    for session_id, seq, body, hash_, pos in rows:
+        if not is_intact(body, hash_):
+            yield Damage(f"the body of entry {pos} was altered", _named(session_id), seq)
+
+
+def gap(session_id: str, there: int, last: int) -> Damage:
+    """A session whose entries are not 1 to n."""
+    return Damage(f"session '{session_id}' goes to seq {last} and has {there} entries", (session_id,))
 
 
 def _missing(first: int, last: int) -> str:
@@ -149,25 +244,27 @@ def values_of(entry: Entry, body: str | None = None) -> Values:
 
     `body` where it is written already, as it was. Raises StoreUnavailable for what can't be written.
     """
-    after = entry.after
     try:
-        return (
-            sid_of(entry.session_id),
-            entry.session_id,
-            entry.seq,
-            entry.turn,
-            entry.parent,
-            entry.kind,
-            entry.outcome.source,
-            after.player_id,
-            after.machine,
-            entry.digest,
-            after.state,
-            after.ended,
-            entry.at_ms,
-            entry.key,
-            entry.hash,
-            body_of(entry).decode() if body is None else body,
-        )
+        return (*_columns(entry), entry.hash, body_of(entry).decode() if body is None else body)
     except (TypeError, ValueError) as error:
         raise StoreUnavailable(f"turn {entry.turn} of '{entry.session_id}' can't be written: {error}") from error
+
+
+def _columns(entry: Entry | _Told) -> Values:
+    after = entry.after
+    return (
+        sid_of(entry.session_id),
+        entry.session_id,
+        entry.seq,
+        entry.turn,
+        entry.parent,
+        entry.kind,
+        entry.outcome.source,
+        after.player_id,
+        after.machine,
+        entry.digest,
+        after.state,
+        after.ended,
+        entry.at_ms,
+        entry.key,
+    )
