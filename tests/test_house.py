@@ -37,6 +37,7 @@ DOORS = {
     "httpx_aiohttp": {"runtime.narrators.openai"},
     "aiohttp": {"runtime.narrators.openai"},
     "duckdb": {"runtime.stores.duckfile"},
+    "psycopg": {"runtime.stores.pg_pool"},
     "structlog": {"server.logs"},
     "prometheus_client": {"server.meter"},
     "dotenv": {"server.settings"},

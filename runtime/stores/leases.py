@@ -38,13 +38,7 @@ class Leases:
             return
         holder = self._held.get(claim.session_id)
         if holder is None or holder.epoch != claim.epoch:
-            raise StaleTurn(
-                f"session '{claim.session_id}' was taken over by another turn",
-                hint="Read the session, then choose again.",
-                expected_turn=claim.head.turn if claim.head else 0,
-                turn=claim.head.turn if claim.head else 0,
-                allowed_event_types=claim.head.after.routing.allowed_event_types if claim.head else (),
-            )
+            raise taken_over(claim)
 
     def release(self, claim: Claim | None) -> None:
         """Give it back, where it is still held."""
@@ -64,3 +58,14 @@ class Leases:
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await free.wait()
+
+
+def taken_over(claim: Claim) -> StaleTurn:
+    """The refusal of a claim that is another's by now."""
+    return StaleTurn(
+        f"session '{claim.session_id}' was taken over by another turn",
+        hint="Read the session, then choose again.",
+        expected_turn=claim.head.turn if claim.head else 0,
+        turn=claim.head.turn if claim.head else 0,
+        allowed_event_types=claim.head.after.routing.allowed_event_types if claim.head else (),
+    )
