@@ -18,17 +18,17 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from runtime import view
-from runtime.advance import route, settle, turn_scope
+from runtime.advance import route
 from runtime.claims import Idempotency, claiming, must_hold
 from runtime.errors import RewindRefused, SessionExists, SessionNotFound, StaleTurn, TurnNotFound
 from runtime.machine import Machine
 from runtime.narrators.telling import TELL
 from runtime.origins import copied
-from runtime.recompute import before, lost, returned, taken, words_of
-from runtime.request import Asked, Opened
-from runtime.session import JOURNAL_FORMAT, TELLINGS, Entry, Node, Session, sealed
+from runtime.recompute import asked_again, before, lost, returned, settled_again
+from runtime.request import Opened
+from runtime.session import JOURNAL_FORMAT, TELLINGS, Entry, Judged, Node, Session, sealed
 from runtime.stores.heads import node_of, row_of
-from runtime.turn import Played, clocked, noted, noticed, spoken_in, spoken_in_language, telling_of, timed, told
+from runtime.turn import Played, clocked, noted, noticed, spoken_in, spoken_in_language, telling_of, told
 
 if TYPE_CHECKING:
     from runtime.stores import Claim, Store
@@ -454,26 +454,10 @@ def _heard(after: Session, found: Session) -> dict[str, int]:
 
 
 async def _retold(runtime: Runtime, opened: Opened, head: Entry, telling: Entry) -> tuple[Entry, float]:
-    machine, outcome = opened.machine, telling.outcome
-    asked = _asked_again(machine, telling)
-    scope = turn_scope(machine, opened.session, outcome.event, outcome.choice, asked.payload, outcome.dice)
-    compiled = taken(machine, telling)
-    settled = settle(machine, opened.session, compiled, outcome.event, outcome.choice, scope, outcome.dice)
-    settled = timed(settled, opened)
+    asked = asked_again(opened.machine, telling)
+    settled = settled_again(opened, asked, telling)
     settled = replace(settled, session=replace(settled.session, salt=head.after.salt))
     entry, narrate_s = await told(runtime, opened, settled, asked, None)
     after = replace(entry.after, answered_at_ms=head.after.answered_at_ms)
-    return replace(entry, kind="regenerate", judged=telling.judged, after=after), narrate_s
-
-
-def _asked_again(machine: Machine, telling: Entry) -> Asked:
-    """What the turn was asked, as the journal has it."""
-    payload = {name: value for name, value in telling.request.get("payload", {}).items() if value is not None}
-    return Asked(
-        event=telling.outcome.event,
-        choice=telling.outcome.choice,
-        payload=payload,
-        text=words_of(machine, telling.outcome.event, payload),
-        sent_as=msgspec.json.decode(telling.answer)["event"]["type"],
-        request=telling.request,
-    )
+    judged = Judged(opened.session.elapsed_ms, opened.session.salt)
+    return replace(entry, kind="regenerate", judged=judged, after=after), narrate_s

@@ -24,6 +24,7 @@ from runtime.advance import (
     ai_state_of,
     arrived,
     learn,
+    remaining_seconds,
     roll_dice,
     route,
     settle,
@@ -311,7 +312,7 @@ def brief(opened: Opened, settled: Settled, asked: Asked, preview: tuple[Offer, 
         outcome=settled.outcome,
         prompt=prompt,
         inputs=inputs,
-        scope=_story_scope(settled, inputs, asked),
+        scope=story_scope(settled, asked),
         offer=preview,
         bounds=bounds,
         messages=_rendered(prompt, inputs, settled),
@@ -329,13 +330,13 @@ def _rendered(prompt: Prompt, inputs: Mapping[str, Any], settled: Settled) -> tu
         raise MachineFault(message, "Mend the prompt; the session is as it was.", edge=edge) from None
 
 
-def _story_scope(settled: Settled, inputs: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+def story_scope(settled: Settled, asked: Asked) -> dict[str, Any]:
     """What a fragment's `when` may read: the turn's scope, secrets too, as the session now stands."""
-    outcome = settled.outcome
+    outcome, session = settled.outcome, settled.session
     return {
         **settled.values,
-        "time.elapsed_seconds": inputs["time"]["elapsed_seconds"],
-        "time.remaining_seconds": inputs["time"]["remaining_seconds"],
+        "time.elapsed_seconds": session.elapsed_ms // 1000,
+        "time.remaining_seconds": remaining_seconds(session.limit_ms, session.elapsed_ms),
         "state": outcome.target,
         "from_state": outcome.source,
         "text": asked.text,
