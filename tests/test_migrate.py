@@ -700,6 +700,41 @@ async def test_a_player_can_not_go_back_behind_a_move(serve: Serve) -> None:
     assert (await client.session()).turn == 4
 
 
+async def test_the_turn_before_a_move_is_not_told_anew(serve: Serve) -> None:
+    store = MemoryStore()
+    await played(await serve(store, inn("before")), "s1", "down")
+    runtime = await serve(store, inn("moved"))
+    await told(runtime)
+    journal = await everything(store)
+
+    with pytest.raises(RewindRefused) as refused:
+        await history.regenerate(runtime, "s1")
+
+    assert refused.value.facts == {"reasons": ["before_migration"]}
+    assert await everything(store) == journal
+
+
+async def test_a_fork_of_a_session_that_moved_has_moved_too(serve: Serve) -> None:
+    """One that branches off before the move is in the old version, and comes over by itself."""
+    store = MemoryStore()
+    await played(await serve(store, inn("before")), "s1", "down")
+    runtime = await serve(store, inn("moved"))
+    await told(runtime)
+    client = Client(runtime)
+    await client.choose("grab")
+
+    await history.fork(runtime, "s1", 2, child_id="分支")
+    await history.fork(runtime, "s1", 3, child_id="s3", same_dice=True)
+
+    assert [each.kind for each in await store.tree("s3")] == ["turn", "turn", "migration", "turn", "fork"]
+    assert (await Client(runtime, "s3").session()).context == (await client.session()).context
+    child = Client(runtime, "分支")
+    assert (await child.session()).version == 1
+    assert (await told(runtime))[0] == figures(moved=1, current=2)
+    assert (await child.session()).version == "第二版"
+    assert (await child.choose("grab"))["session"]["turn"] == 3
+
+
 async def test_the_first_turn_after_a_move_is_explained_by_what_the_move_left(serve: Serve) -> None:
     store = MemoryStore()
     await played(await serve(store, inn("before")), "s1", "down")
@@ -712,6 +747,49 @@ async def test_the_first_turn_after_a_move_is_explained_by_what_the_move_left(se
     assert why["from"] == "VAULT"
     assert [each["edge"] for each in why["considered"] if each["taken"]] == [why["edge"]]
     assert why["edge"] in {"VAULT.got", "VAULT.missed"}
+
+
+WITHDRAWN = """\
+machine: door
+version: VERSION
+title: 门
+language: zh
+initial: {event: INIT, target: HALL}
+context: {luck: {type: int}}
+migrations: [{from: OTHER}]
+states:
+  HALL:
+    options:
+      - key: try
+        text: 推门
+        edges:
+          - {name: first, guard: luck == 0, target: HALL, assign: {luck: 1}}
+          - {name: again, target: HALL, assign: {luck: 2}}
+    on: {GARDEN: GARDEN}
+  GARDEN: {type: final}
+"""
+
+
+async def test_a_session_that_came_and_went_back_is_explained_by_what_it_came_back_with(serve: Serve) -> None:
+    """A version that was withdrawn: a turn and the next one have one definition, and two moves between them."""
+    then, now = WITHDRAWN.replace("VERSION", "1").replace("OTHER", "2"), WITHDRAWN.replace("VERSION", "2")
+    first = loader.load({"machines/door.yaml": then})
+    second = loader.load({"machines/door.yaml": now.replace("OTHER", "1").replace("luck", "skill")})
+    store = MemoryStore()
+    client = await played(await serve(store, first), "s1", "try")
+    assert (await client.session()).context == {"luck": 1}
+    await told(await serve(store, second))
+    runtime = await serve(store, first)
+    await told(runtime)
+    await Client(runtime).choose("try")
+
+    why = await explain(runtime, "s1", 3)
+
+    assert why["edge"] == "HALL.first"
+    assert [(each["edge"], each["verdict"], each["values"]) for each in why["considered"]] == [
+        ("HALL.first", "open", {"luck": 0}),
+        ("HALL.again", "open", {}),
+    ]
 
 
 async def test_a_move_outlives_a_restart(serve: Serve, tmp_path: Path) -> None:
