@@ -120,6 +120,12 @@ class _Server(uvicorn.Server):
             raise SettingsError([str(error)]) from error
         self._announce()
 
+    def end(self) -> None:
+        """Let nobody in any more, and the turns under way finish; long work on the journal ends at its next step."""
+        self.should_exit = True
+        app: Any = self.config.app
+        app.state["house"].tending.stop()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -162,11 +168,11 @@ def _stopping(server: _Server) -> Iterator[None]:
     def stop() -> None:
         if server.should_exit:
             os._exit(INTERRUPTED)  # as a crash would: the journal stands that
-        server.should_exit = True
+        server.end()
 
     def let_go(leash: int) -> None:
         loop.remove_reader(leash)
-        server.should_exit = True
+        server.end()
 
     for number in SIGNALS:
         loop.add_signal_handler(number, stop)
