@@ -22,7 +22,7 @@ def banner(settings: Settings, runtime: Runtime) -> list[str]:
         f"Edgewise listens on {url}{reach}",
         f"  machine   {_machines(runtime)}",
         f"  narrator  {narrator_line(settings)}",
-        f"  store     {settings.store_path or 'memory: it is gone when the server ends'}",
+        f"  store     {_store_line(settings)}",
         f"  OpenAPI   {url}/schema",
         "Begin a session, as often as you like:",
         f"  {curl(settings, runtime)}",
@@ -33,6 +33,10 @@ def banner(settings: Settings, runtime: Runtime) -> list[str]:
 def _machines(runtime: Runtime) -> str:
     others = [name for name in runtime.machines if name != runtime.default_machine]
     return runtime.default_machine + (f" (the default; also {', '.join(others)})" if others else "")
+
+
+def _store_line(settings: Settings) -> str:
+    return "memory: it is gone when the server ends" if settings.store == "memory:" else settings.store_shown
 
 
 def narrator_line(settings: Settings) -> str:

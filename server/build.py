@@ -39,6 +39,10 @@ def build_runtime(settings: Settings, observe: Callable[[Played], None] = lambda
 def store_of(settings: Settings) -> Store:
     """The journal; not open yet."""
     path = settings.store_path
+    if settings.is_shared:
+        from runtime.stores.postgres import PostgresStore  # noqa: PLC0415 - its driver is an extra
+
+        return PostgresStore(settings.store, is_cluster_safe=settings.store_cluster_safe)
     if path is None:
         return MemoryStore()
     from runtime.stores.duckdb import DuckDBStore  # noqa: PLC0415 - takes longer to import than a play to begin

@@ -8,6 +8,7 @@ set.
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import ipaddress
 import os
 import re
@@ -35,11 +36,13 @@ MASK: Final = "********"
 LISTS: Final = frozenset({"cors_origins", "play_tokens", "operator_tokens"})
 """Fields that are written as a comma list."""
 
+POSTGRES: Final = frozenset({"postgresql", "postgres"})
+"""The schemes of a database's address."""
 ELSEWHERE: Final = frozenset({"EDGEWISE_TOKEN"})
 """Variables that are read, but not by the server: the token that `edgewise play --url` sends."""
 
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
-_PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
+_PASSWORD = re.compile(r"(?<=://)([^/@:]*):.*@|((?<=[?&])password)=[^&]*", re.DOTALL)
 _WORDS = {"Expected": "must be", "int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 _PLAIN = re.compile("|".join(rf"\b{word}\b" for word in _WORDS))
 _DEEPSEEK_HOST = "api.deepseek.com"
@@ -68,7 +71,12 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     host: Annotated[str, Meta(min_length=1, description="Where to listen.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535, description="The port; 0 takes a free one.")] = 8000
-    store: Annotated[str, Meta(description="The journal: duckdb:///path/to/file or memory:.")] = ""
+    store: Annotated[
+        str, Meta(description="The journal: duckdb:///path/to/file, postgresql://user@host/database or memory:.")
+    ] = ""
+    store_cluster_safe: Annotated[
+        bool, Meta(description="PostgreSQL: a statement of a turn names one session; for distributed tables.")
+    ] = False
     project: Annotated[str, Meta(min_length=1, description="The folder with machines/ and prompts/.")] = "."
     machine: Annotated[str, Meta(min_length=1, description="The default machine of new sessions.")] = "haunted_house"
     narrator: Annotated[Literal["offline", "openai"], Meta(description="Who tells the turns.")] = "offline"
@@ -112,8 +120,18 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @property
     def store_path(self) -> Path | None:
-        """The DuckDB file; None where the journal is kept in memory."""
-        return None if self.store == "memory:" else Path(_file_of(self.store))
+        """The DuckDB file; None where the journal is kept in memory or in a database."""
+        return None if self.store == "memory:" or self.is_shared else Path(_file_of(self.store))
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several processes may keep this journal: it is in PostgreSQL."""
+        return _scheme_of(self.store) in POSTGRES
+
+    @property
+    def store_shown(self) -> str:
+        """The journal as it may be printed: its file, or its address without a password."""
+        return str(self.store_path or _without_password(self.store))
 
     @property
     def project_path(self) -> Path:
@@ -175,16 +193,28 @@ def is_loopback(host: str) -> bool:
 
 def store_fault(store: str) -> str | None:
     """Why a store can't be used, with the mend; None where it can."""
-    scheme = store.partition(":")[0].lower()
+    scheme = _scheme_of(store)
     if store == "memory:":
         return None
-    if scheme in {"postgresql", "postgres"}:
-        return "this version has no PostgreSQL store: use duckdb:///path/to/file"
+    if scheme in POSTGRES:
+        return _postgres_fault(store)
     if scheme != "duckdb":
-        return "is no store: use duckdb:///path/to/file or memory:"
+        return "is no store: use duckdb:///path/to/file, postgresql://user@host/database or memory:"
     if not _file_of(store):
         return "names no file: use three slashes, duckdb:///path/to/file"
     return None
+
+
+def _postgres_fault(store: str) -> str | None:
+    if not store.partition(":")[2].startswith("//"):
+        return "is no address of a database: use postgresql://user:password@host:5432/database"
+    if importlib.util.find_spec("psycopg") is None:
+        return "PostgreSQL's driver is missing: uv sync --extra postgres, or pip install 'edgewise[postgres]'"
+    return None
+
+
+def _scheme_of(store: str) -> str:
+    return store.partition(":")[0].lower()
 
 
 def _file_of(store: str) -> str:
@@ -271,7 +301,7 @@ def _contradictions(settings: Settings, given: Mapping[str, tuple[Any, str]]) ->
     faults = [
         f"{_label(name, value, given[name][1])}: {why}" for name, value, why in _value_faults(settings) if name in given
     ]
-    if settings.workers > 1 and not store_fault(settings.store):
+    if settings.workers > 1 and not settings.is_shared and not store_fault(settings.store):
         faults.append(
             f"{variable_of('workers')} = {settings.workers}: a DuckDB file or memory belongs to one process; "
             f"use 1 worker"
@@ -340,7 +370,8 @@ def _quoted(value: Any) -> str:
 
 
 def _without_password(text: str) -> str:
-    return _PASSWORD.sub(rf"\1:{MASK}@", text)
+    """An address as it may be printed; what stands between its first colon and its last @ is a password."""
+    return _PASSWORD.sub(lambda found: f"password={MASK}" if found[2] else f"{found[1]}:{MASK}@", text)
 
 
 def _abouts() -> dict[str, str]:

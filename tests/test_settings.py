@@ -68,7 +68,7 @@ def test_every_wrong_value_is_told_at_once_by_its_name(read):
         "EDGEWISE_NARRATOR in the environment = 'opnai': must be one of offline, openai. Did you mean 'openai'?",
         "EDGEWISE_WORKERS in the environment = 'two': must be a whole number",
         "EDGEWISE_TURN_DEADLINE_S in the environment = 'nan': must be a number > 0.0",
-        "EDGEWISE_STORE in the environment = 'sqlite:///x': is no store: use duckdb:///path/to/file or memory:",
+        f"EDGEWISE_STORE in the environment = 'sqlite:///x': {store_fault('sqlite:///x')}",
         "EDGEWISE_CORS_ORIGINS in the environment = 'bad/': an origin is a scheme and a host, with no path: https://example.org",
     ]  # fmt: skip
 
@@ -96,13 +96,46 @@ def test_secrets_are_masked_wherever_settings_are_shown(read):
     assert "********" in shown
 
 
+@pytest.mark.parametrize(
+    ("store", "shown"),
+    [
+        ("postgresql://me:hush@db/x", "postgresql://me:********@db/x"),
+        ("postgres://me:hu/sh@hush@db:1/x", "postgres://me:********@db:1/x"),
+        ("postgresql://db/x?user=me&password=hush&sslmode=require",
+         "postgresql://db/x?user=me&password=********&sslmode=require"),
+        ("postgresql://me@db/x", "postgresql://me@db/x"),
+    ],
+)  # fmt: skip
+def test_a_databases_password_is_masked_wherever_it_stands(read, store, shown):
+    settings = read({"EDGEWISE_STORE": store})
+    assert settings.store == store
+    assert settings.store_shown == shown
+    assert {setting.name: setting.value for setting in settings.listing()}["store"] == shown
+    assert "hush" not in repr(settings)
+
+
 def test_a_fault_names_no_secret_and_no_password(read):
     told = "\n".join(
-        faults(read, {"EDGEWISE_PLAY_TOKENS": "öffne dich", "EDGEWISE_STORE": "postgresql://me:hush@db/x"}),
+        faults(read, {"EDGEWISE_PLAY_TOKENS": "öffne dich", "EDGEWISE_STORE": "mysql://me:hush@db/x"}),
     )
     assert "öffne" not in told
     assert "hush" not in told
-    assert "this version has no PostgreSQL store" in told
+    assert "is no store" in told
+
+
+def test_an_address_of_a_database_names_a_place():
+    assert store_fault("sqlite:///x") == (
+        "is no store: use duckdb:///path/to/file, postgresql://user@host/database or memory:"
+    )
+    assert "postgresql://user:password@host" in (store_fault("postgresql:db") or "")
+    assert store_fault("postgresql:///db?host=/run/postgresql") is None
+    assert store_fault("postgresql://one:1,two:2/db") is None
+
+
+def test_without_its_driver_postgresql_is_refused_with_the_mend(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert "uv sync --extra postgres" in (store_fault("postgresql://db/x") or "")
+    assert "pip install 'edgewise[postgres]'" in (store_fault("postgresql://db/x") or "")
 
 
 def test_every_setting_is_listed_with_its_variable_and_its_source(read):
@@ -167,6 +200,14 @@ def test_several_workers_are_not_started_again_on_a_change(read):
 def test_a_duckdb_url_names_a_file_as_written(store, path):
     assert store_fault(store) is None
     assert Settings(store=store).store_path == Path(path)
+
+
+def test_a_database_is_shared_and_has_no_file(read):
+    settings = read({"EDGEWISE_STORE": "postgres://db/x", "EDGEWISE_STORE_CLUSTER_SAFE": "true"}, workers=4)
+    assert (settings.workers, settings.store_path, settings.is_shared, settings.store_cluster_safe) == (
+        4, None, True, True,
+    )  # fmt: skip
+    assert type(store_of(settings)).__name__ == "PostgresStore"
 
 
 @pytest.mark.parametrize("store", ["duckdb://host/x", "duckdb:///", "duckdb:", "file.db", "memory"])

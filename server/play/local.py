@@ -65,14 +65,14 @@ class Local:
 
     @property
     def keeps_sessions(self) -> bool:
-        """Whether a journal file keeps them; memory does not."""
-        return self._settings.store_path is not None
+        """Whether a journal keeps them; memory does not."""
+        return self._settings.store != "memory:"
 
     @property
     def options(self) -> list[str]:
         """The project, where it is not the current folder, and the journal, where it is a file."""
         project = [] if self._settings.project == "." else ["--project", self._settings.project]
-        return [*project, *(["--store", self._settings.store] if self.keeps_sessions else [])]
+        return [*project, *(["--store", self._settings.store] if self._settings.store_path else [])]
 
     async def close(self) -> None:
         """Close the narrator and the journal."""
