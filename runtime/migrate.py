@@ -8,7 +8,8 @@ moves gets an entry of kind "migration", and no turn is told.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -33,6 +34,8 @@ EDGE = "migration"
 """What stands as the edge in the outcome of a migration's entry."""
 PAGE = 100
 """How many sessions are read at once."""
+AT_ONCE = 20
+"""How many sessions are moved at the same time: stores commit together what comes together."""
 PASSES = 5
 """How often the list is walked at most, for sessions that a turn moved to its front on the way."""
 SKEW_MS = 60_000
@@ -331,8 +334,9 @@ class _Walk:
         for _ in range(PASSES):
             before, started_ms = len(self._seen), self._runtime.clock_ms()
             async for heads in self._pages(since_ms):
-                for head in heads:
-                    await self._visit(head)
+                new = [*self._new(heads)]
+                for start in range(0, len(new), AT_ONCE):
+                    await self._judge(new[start : start + AT_ONCE])
                 yield Progress(len(self._seen))
             if len(self._seen) == before:
                 return
@@ -347,22 +351,28 @@ class _Walk:
             if cursor is None or heads[-1].at_ms < since_ms:
                 return
 
-    async def _visit(self, head: Entry) -> None:
-        name = head.after.machine
-        if head.session_id in self._seen or self._machine not in (None, name):
-            return
-        self._seen.add(head.session_id)
-        machine = self._runtime.machines.get(name)
-        verdict: Moved | Left
+    def _new(self, heads: Iterable[Entry]) -> Iterator[Entry]:
+        """Those that this run is for, and has not met."""
+        for head in heads:
+            if head.session_id not in self._seen and self._machine in (None, head.after.machine):
+                self._seen.add(head.session_id)
+                yield head
+
+    async def _judge(self, heads: Sequence[Entry]) -> None:
+        verdicts = await asyncio.gather(*map(self._verdict, heads))
+        for head, verdict in zip(heads, verdicts, strict=True):
+            is_unruled = isinstance(verdict, Left) and verdict.kind == "no_rule"
+            self._note(head, LOST if is_unruled and await self._is_lost(head.after) else verdict)
+
+    async def _verdict(self, head: Entry) -> Moved | Left:
+        """What becomes of a session; where it can move, it has."""
+        machine = self._runtime.machines.get(head.after.machine)
         if machine is None:
-            verdict = Left("not_served", "the machine is not served")
-        else:
-            verdict = judged(machine, head.after)
-            if not isinstance(verdict, Left) or verdict.kind in WRONG:
-                verdict = await self._try(machine, head, verdict)
-            elif verdict.kind == "no_rule" and await self._is_lost(head.after):
-                verdict = Left("stranded", f"{verdict.why}. Their own is lost: without a migration they end here")
-        self._note(head, verdict)
+            return Left("not_served", "the machine is not served")
+        verdict = judged(machine, head.after)
+        if isinstance(verdict, Left) and verdict.kind not in WRONG:
+            return verdict
+        return await self._try(machine, head, verdict)
 
     async def _is_lost(self, session: Session) -> bool:
         """Whether a session's own definition can't be had any more; asked once for each."""
@@ -406,6 +416,7 @@ class _Walk:
 
 
 BUSY = "a turn is under way. Run it again"
+LOST = Left("stranded", "their own definition is lost, and no migration is from their version: they can't go on")
 
 
 def _counted(number: int) -> str:

@@ -656,8 +656,11 @@ async def test_a_lost_definition_without_a_migration_is_told(serve: Serve) -> No
     facts, found = await told(runtime, dry_run=True)
 
     assert facts == figures(dry_run=True, is_good=False, stranded=1)
-    (what,) = found
-    assert what.endswith("Their own is lost: without a migration they end here")
+    assert found == {
+        "inn, 1 session: their own definition is lost, and no migration is from their version: they can't go on": (
+            "s1",
+        )
+    }
 
 
 # --- with the rest of the house ---
