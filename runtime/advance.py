@@ -151,7 +151,9 @@ def settle(
     entry = machine.entries[edge.target] if edge.target != session.state else ()
     after = _assigned(machine, edge.full_name, dict(session.context), [*compiled.assigns, *entry], scope)
     changes = tuple(
-        Change(name, session.context[name], value) for name, value in after.items() if value != session.context[name]
+        Change(name, session.context[name], after[name])
+        for name in machine.definition.context  # in its order: a context that was read again has the journal's
+        if after[name] != session.context[name]
     )
     outcome = Outcome(event, edge.full_name, session.state, edge.target, choice, rolled, changes)
     used = (*session.used, edge.once) if edge.once and edge.once not in session.used else session.used

@@ -40,7 +40,7 @@ def open_changes(machine: Machine, changes: Iterable[Change], *, shown_only: boo
 def open_context(machine: Machine, session: Session) -> dict[str, Any]:
     """The context without secrets."""
     context = machine.definition.context
-    return {name: value for name, value in session.context.items() if not context[name].secret}
+    return {name: session.context[name] for name, variable in context.items() if not variable.secret}
 
 
 def inputs_of(

@@ -505,3 +505,27 @@ async def test_the_same_seed_and_choices_give_the_same_bytes(start):
         answers.append([await client.choose("roll") for _ in range(5)])
     assert answers[0] == answers[1]
     assert len({str(each["payload"]["outcome"]["dice"]) for each in answers[0]}) > 1
+
+
+MANY = """
+initial: {event: INIT, target: HALL}
+context: {zeal: {type: int, default: 0}, fear: {type: int, default: 0, show: true}, ease: {type: int, default: 0}}
+states:
+  HALL:
+    options:
+      - {key: on, text: Go on, target: HALL, assign: {ease: ease + 1, zeal: zeal + 1, fear: fear + 1}}
+      - {key: off, text: Go off, target: OUT}
+  OUT: {type: final}
+"""
+
+
+async def test_changes_stand_in_the_machines_order_whether_the_session_was_just_played_or_read_again(start):
+    """A journal sorts keys: an outcome that followed a context's own order would not be the same after a restart."""
+    client = await start(tiny(MANY))
+    await client.send("INIT")
+
+    answer = await client.choose("on")
+
+    head = await client.runtime.store.head("s1")
+    assert [change.name for change in head.outcome.changes] == ["zeal", "fear", "ease"]
+    assert [change["name"] for change in answer["payload"]["outcome"]["changes"]] == ["fear"]
