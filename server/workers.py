@@ -182,13 +182,18 @@ class _Crew:
 
     async def _is_over(self, worker: _Worker, code: int, hasty: int) -> bool:
         """Say that a worker ended, and wait until its successor may start; whether we stop instead."""
-        pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (hasty - 1)) if hasty else 0.0
+        pause_s = pause_before(hasty)
         if not self._stopping.is_set():
             log.warning("a worker ended; another starts in its place", worker=worker.pid, code=code, pause_s=pause_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
                 await self._stopping.wait()
         return self._stopping.is_set()
+
+
+def pause_before(hasty: int) -> float:
+    """Seconds before a worker is started again whose last so many predecessors ended soon."""
+    return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(hasty - 1, 16)) if hasty else 0.0
 
 
 def _told(code: int) -> int:
