@@ -28,6 +28,7 @@ from runtime.stores import Claim, Store
 from runtime.stores.duckdb import DuckDBStore
 from runtime.stores.memory import MemoryStore
 from runtime.turn import Runtime
+from runtime.verify import verify
 
 FOLDER = Path(__file__).parent / "machines" / "migrations"
 Serve = Callable[..., Any]
@@ -681,6 +682,26 @@ async def test_a_resumed_session_is_answered_as_it_stands_now(serve: Serve) -> N
     assert [each["key"] for each in answer["payload"]["options"]] == ["grab"]
     assert answer["payload"]["status"]["courage"]["label"] == "胆量"
     assert answer["payload"]["routing"]["allowed_event_types"] == ["HALL"]
+
+
+async def test_a_journal_with_moves_in_it_adds_up(serve: Serve) -> None:
+    """Played, moved, played, forked, told anew, moved again: every entry follows from the one before."""
+    store = MemoryStore()
+    await played(await serve(store, inn("before")), "s1", "rage", "down")
+    runtime = await serve(store, inn("moved"))
+    await told(runtime)
+    await Client(runtime).choose("grab")
+    await history.fork(runtime, "s1", 4, child_id="s2")
+    await history.regenerate(runtime, "s2")
+    runtime = await serve(store, inn("third"))
+    await told(runtime)
+    await Client(runtime, "s2").choose("wait")
+
+    steps = [step async for step in verify(runtime)]
+
+    assert [step for step in steps if isinstance(step, Found)] == []
+    assert isinstance(steps[-1], Done)
+    assert steps[-1].is_good
 
 
 async def test_a_player_can_not_go_back_behind_a_move(serve: Serve) -> None:
