@@ -1,8 +1,10 @@
 """Copying a journal into another store: from DuckDB to PostgreSQL and back, byte for byte.
 
-Rows are copied in the order of the source's walk, so that the target lists its sessions in the same
-order. What was copied stays: a copy that broke off, or whose source was played on since, is
+What was copied stays: a copy that broke off, or whose source was played on since, is
 continued by running it again. Tombstones are not copied: in the target, what was deleted never was.
+A store lists its sessions by when it got their heads, so a copy lists them in the order of the
+source's walk: a DuckDB file's is that of its turns; PostgreSQL's is by id, and only what is copied in
+one portion comes in the order of its turns.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 WINDOW_ROWS = 1000
 WINDOW_BYTES = 16 << 20
-"""How much is held at a time, beside entries of format 1 (see `_Windows`)."""
+"""How much is held at a time, beside entries of format 1 (see `_windows`)."""
 AT_ONCE = 64
 """How many sessions are written at the same time: a store may commit them together."""
 
@@ -38,27 +40,28 @@ class Unreadable(EdgewiseError):
     """An entry of the source can't be read at all."""
 
 
-async def copy(source: Store, target: Store) -> AsyncIterator[Step]:
+async def copy(source: Store, target: Store, *, rows: int = WINDOW_ROWS) -> AsyncIterator[Step]:
     """Copy a journal: its secret, its definitions, every entry as it is kept; then read it all back.
 
-    Both are open. Found says which sessions are not the same in both at the end, for one was played
-    on in both, or while this ran; nothing of the target is ever overwritten. Facts: sessions, entries,
-    definitions, added (entries that were not there before). Raises OtherJournal before anything is
-    written, Unreadable, StoreUnavailable.
+    Both are open; about `rows` entries are held at a time. Found says which sessions are not the same
+    in both at the end, as those that were played on meanwhile; nothing of the target is overwritten.
+    Facts: sessions, entries, definitions, added (entries that were not there before). Raises
+    OtherJournal before anything is written, Unreadable, StoreUnavailable.
     """
     await _become_copy(source, target)
     definitions = await _keep_definitions(source, target)
     total, before = 2 * await source.count(), await target.count()
     read, sessions = Tally(), 0
-    async for window in _windows(source.walk()):
+    async for window in _windows(source.walk(), rows):
         await _write(window, target)
         read.add(window)
         sessions += sum(row.seq == 1 for row in window)
         yield Progress(read.count, total)
     kept = Tally()
-    async for window in _windows(target.walk()):
-        kept.add(window)
-        yield Progress(read.count + kept.count, total)
+    async for row in target.walk():
+        kept.add([row])
+        if kept.count % rows == 0:
+            yield Progress(read.count + kept.count, total)
     wrong = [] if kept == read else [found async for found in _differences(source, target)]
     for found in wrong:
         yield found
@@ -86,8 +89,8 @@ async def _keep_definitions(source: Store, target: Store) -> int:
     return len(digests)
 
 
-async def _windows(rows: AsyncIterator[Row]) -> AsyncIterator[list[Row]]:
-    """Rows in portions that fit in memory, each session's entries of format 1 in one.
+async def _windows(walk: AsyncIterator[Row], rows: int) -> AsyncIterator[list[Row]]:
+    """Rows in portions that fit in memory, and each session's entries of format 1 in one portion.
 
     An entry of format 1 can only be adopted as it is kept, never appended: they are held until the
     session's first entry of a later format, or the end.
@@ -95,14 +98,14 @@ async def _windows(rows: AsyncIterator[Row]) -> AsyncIterator[list[Row]]:
     window: list[Row] = []
     held: dict[str, list[Row]] = {}
     size = 0
-    async for row in rows:
+    async for row in walk:
         old = held.pop(row.session_id, [])
         if _entry(row).format == 1:
             held[row.session_id] = [*old, row]
             continue
         window += [*old, row]
         size += sum(len(each.body) for each in (*old, row))
-        if len(window) >= WINDOW_ROWS or size >= WINDOW_BYTES:
+        if len(window) >= rows or size >= WINDOW_BYTES:
             yield window
             window, size = [], 0
     window += [row for old in held.values() for row in old]
@@ -120,17 +123,18 @@ def _entry(row: Row) -> Entry:
 
 
 async def _write(window: list[Row], target: Store) -> None:
-    """Write what the target lacks of some rows, the sessions in the order of their last one."""
+    """Write what the target lacks of some rows, the sessions in the order in which they were last played."""
     by_session: dict[str, list[Row]] = {}
     for row in window:
-        by_session[row.session_id] = [*by_session.pop(row.session_id, []), row]
+        by_session.setdefault(row.session_id, []).append(row)
+    in_order = sorted(by_session.values(), key=lambda rows: _entry(rows[-1]).at_ms)
     turnstile = asyncio.Semaphore(AT_ONCE)
 
     async def written(rows: list[Row]) -> None:
         async with turnstile:
             await _continue(target, rows)
 
-    done = await asyncio.gather(*map(written, by_session.values()), return_exceptions=True)
+    done = await asyncio.gather(*map(written, in_order), return_exceptions=True)
     for error in done:
         if error is not None:
             raise error

@@ -36,8 +36,8 @@ def build_runtime(settings: Settings, observe: Callable[[Played], None] = lambda
     )
 
 
-def store_of(settings: Settings) -> Store:
-    """The journal; not open yet."""
+def store_of(settings: Settings, *, is_served: bool = True) -> Store:
+    """The journal; not open yet. Where it is not served, its lock file names no URL to ask."""
     path = settings.store_path
     if settings.is_shared:
         from runtime.stores.postgres import PostgresStore  # noqa: PLC0415 - its driver is an extra
@@ -47,7 +47,7 @@ def store_of(settings: Settings) -> Store:
         return MemoryStore()
     from runtime.stores.duckdb import DuckDBStore  # noqa: PLC0415 - takes longer to import than a play to begin
 
-    return DuckDBStore(path, url_of(settings))
+    return DuckDBStore(path, url_of(settings) if is_served else "")
 
 
 def url_of(settings: Settings) -> str:

@@ -46,7 +46,7 @@ class Edge:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        call = Call(scope["headers"], (scope.get("client") or ("",))[0])
+        call = Call(scope["headers"], _peer_of(scope))
         scope["state"]["call"] = call
         current.set(call)
 
@@ -66,6 +66,14 @@ class Edge:
             await _last_resort(call, send_named)
         finally:
             self._meter.answered(call, str(scope.get("method")), scope.get("path_template"), path)
+
+
+def _peer_of(scope: Scope) -> str:
+    """The address that a request came from; `localhost` too where it is the one that it came to."""
+    client, server = scope.get("client"), scope.get("server")
+    if client and server and client[0] == server[0]:
+        return "localhost"
+    return client[0] if client else ""
 
 
 async def _last_resort(call: Call, send: Send) -> None:

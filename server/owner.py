@@ -216,7 +216,7 @@ async def _in_process(settings: Settings, *, needs_project: bool) -> AsyncIterat
     token = secrets.token_urlsafe()
     app = create_app(settings, _runtime(settings, needs_project=needs_project), own_token=token)
     headers = {"Authorization": f"Bearer {token}"}
-    client = httpx.AsyncClient(transport=_Inside(app), base_url="http://edgewise", headers=headers)
+    client = httpx.AsyncClient(transport=Inside(app), base_url="http://edgewise", headers=headers)
     with _told_plainly():
         async with app.lifespan(), client:
             yield Owner(client, "this process", is_near=True, is_alone=settings.store_path is not None)
@@ -230,9 +230,12 @@ def _runtime(settings: Settings, *, needs_project: bool) -> Any:
     from runtime.turn import Runtime  # noqa: PLC0415 - see `_in_process`
     from server.build import build_runtime, narrator_of, store_of  # noqa: PLC0415 - the same
 
+    store = store_of(settings, is_served=False)
     if needs_project:
-        return build_runtime(settings)
-    return Runtime(store_of(settings), narrator_of(settings), {}, "", turn_deadline_s=settings.turn_deadline_s)
+        runtime = build_runtime(settings)
+        runtime.store = store
+        return runtime
+    return Runtime(store, narrator_of(settings), {}, "", turn_deadline_s=settings.turn_deadline_s)
 
 
 @contextmanager
@@ -247,15 +250,16 @@ def _told_plainly() -> Iterator[None]:
         raise error from None
 
 
-class _Inside(httpx.AsyncBaseTransport):
-    """Requests to an application in this process; unlike httpx's own, answers come in pieces as they are sent."""
+class Inside(httpx.AsyncBaseTransport):
+    """Requests to an application in this process, from `peer`; answers come as they are sent."""
 
-    def __init__(self, app: Litestar) -> None:
+    def __init__(self, app: Litestar, peer: str = "127.0.0.1") -> None:
         self._app: Any = app
+        self._peer = peer
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """The application's answer, as soon as it begins. Raises what the application raises before."""
-        exchange = _Exchange(request)
+        exchange = _Exchange(request, self._peer)
         exchange.task = asyncio.create_task(exchange.run(self._app))
         started = await exchange.sent.get()
         if started is None:
@@ -269,8 +273,9 @@ class _Exchange:
 
     task: asyncio.Task[None]
 
-    def __init__(self, request: httpx.Request) -> None:
+    def __init__(self, request: httpx.Request, peer: str) -> None:
         self._request = request
+        self._peer = peer
         self._body: AsyncIterator[bytes] = request.stream.__aiter__()  # type: ignore[union-attr]
         self._gone = asyncio.Event()
         self._is_sent = False
@@ -290,7 +295,7 @@ class _Exchange:
             "raw_path": url.raw_path.partition(b"?")[0],
             "query_string": url.query,
             "server": (url.host, url.port),
-            "client": ("127.0.0.1", 0),
+            "client": (self._peer, 0),
             "root_path": "",
             "state": {},
         }

@@ -22,10 +22,12 @@ from litestar.params import FromPath
 from litestar.types import ASGIApp
 from msgspec import Meta, Struct
 
-from runtime import retention
 from runtime.copying import copy
 from runtime.errors import Overloaded, Refusal, StoreUnavailable
+from runtime.migrate import migrate
 from runtime.progress import Done, Step
+from runtime.retention import prune
+from runtime.verify import verify
 from server.body import read_body, read_json, refuse_other_types
 from server.edge import end_if_lost
 from server.faults import Fault, evil, faults_of, nearest, of_conversion, refuse, shown
@@ -48,7 +50,7 @@ _Sent = TypeVar("_Sent", bound=Sent)
 NDJSON: Final = "application/x-ndjson"
 LINES_TYPES: Final = (NDJSON, "application/jsonl")
 """Media types of an import's body: none that a foreign web page may send without being asked."""
-MAX_IMPORT_BYTES: Final = 1 << 30
+MAX_IMPORT_BYTES: Final = 256 << 20
 """The most that one import may send; its session is held in memory until it is whole."""
 MAX_LINE_BYTES: Final = 8 << 20
 DAY_MS: Final = 86_400_000
@@ -218,11 +220,8 @@ async def _copied_into(house: House, path: Path) -> Steps:
         await target.close()
 
 
-async def _verify(house: House, _: Call, __: NothingSent) -> Steps:
-    from runtime.verify import verify  # noqa: PLC0415
-
-    async for step in verify(house.runtime):
-        yield step
+def _verify(house: House, _: Call, __: NothingSent) -> Steps:
+    return verify(house.runtime)
 
 
 async def _compact(house: House, _: Call, __: NothingSent) -> Steps:
@@ -237,12 +236,10 @@ async def _compact(house: House, _: Call, __: NothingSent) -> Steps:
 
 def _prune(house: House, _: Call, sent: PruneSent) -> Steps:
     older_than_ms = round(sent.older_than_days * DAY_MS)
-    return retention.prune(house.runtime, older_than_ms=older_than_ms, ended_only=sent.ended_only, dry_run=sent.dry_run)
+    return prune(house.runtime, older_than_ms=older_than_ms, ended_only=sent.ended_only, dry_run=sent.dry_run)
 
 
 def _migrate(house: House, _: Call, sent: MigrateSent) -> Steps:
-    from runtime.migrate import migrate  # noqa: PLC0415
-
     return migrate(house.runtime, sent.machine, dry_run=sent.dry_run)
 
 
@@ -296,10 +293,11 @@ class _Work:
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
                 async for line in self._lines(first, steps, upload):
                     await send({"type": "http.response.body", "body": line, "more_body": True})
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
             finally:
                 await _closed(steps)
                 await upload.close()
+        # Only now: who has seen the end may ask for the next task at once.
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _lines(self, first: Step, steps: Steps, upload: _Upload) -> AsyncIterator[bytes]:
         """The steps as lines, until the work has ended, the client has gone, or the server is to stop."""
@@ -346,19 +344,22 @@ class _Upload:
 
     async def lines(self) -> AsyncIterator[bytes]:
         """The body's lines without their ends. Raises BodyTooLarge, BadRequest."""
-        rest, size, is_more = b"", 0, True
+        rest: list[bytes] = []
+        size, is_more = 0, True
         while is_more:
             message: Any = await self._receive()
             if message["type"] == "http.disconnect":
                 raise BadRequest("the client went away before its body was read", "Send the whole body.")
             is_more = message.get("more_body", False)
-            size += len(message.get("body", b""))
-            *whole, rest = (rest + message.get("body", b"")).split(b"\n")
-            _refuse_large(size, max(map(len, [*whole, rest])))
-            for line in whole:
-                yield line
-        if rest:
-            yield rest
+            first, *others = message.get("body", b"").split(b"\n")
+            rest.append(first)
+            size += len(first) + sum(len(each) + 1 for each in others)
+            _refuse_large(size, sum(map(len, rest)))
+            for line in others:
+                yield b"".join(rest)
+                rest = [line]
+        if any(rest):
+            yield b"".join(rest)
         self.watch()
 
     async def _watched(self) -> None:

@@ -10,7 +10,7 @@ import msgspec
 from runtime import history, turn
 from runtime.errors import Refusal, StoreUnavailable
 from runtime.request import nearest
-from server.build import build_runtime
+from server.build import build_runtime, store_of
 from server.play.table import Answer, Card, Refused, standing_of
 from server.settings import Settings
 from server.typed import typed
@@ -28,6 +28,7 @@ class Local:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._runtime = build_runtime(settings)
+        self._runtime.store = store_of(settings, is_served=False)
 
     async def open(self) -> None:
         """Open the journal. Raises StoreUnavailable, with the way to a server that holds the file."""

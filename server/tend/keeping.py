@@ -58,7 +58,7 @@ def _of_settings(options: dict[str, Any]) -> dict[str, Any]:
 
 async def _inspected(path: Path, why: StoreUnavailable, form: str) -> int:
     """Look into a file that won't open: what of it is as it was written, and which sessions are not."""
-    from runtime.stores.duckdb import inspect  # noqa: PLC0415 - takes longer to import than to ask a server
+    from runtime.stores.inspecting import inspect  # noqa: PLC0415 - takes longer to import than to ask a server
 
     async def steps() -> AsyncIterator[Mapping[str, Any]]:
         yield {"type": "found", "what": f"the journal does not open: {why.message}", "sessions": []}
@@ -144,7 +144,7 @@ class _Open:
     def __init__(self, settings: Settings) -> None:
         from server.build import store_of  # noqa: PLC0415 - see `_inspected`
 
-        self._store: Store = store_of(settings)
+        self._store: Store = store_of(settings, is_served=False)
 
     async def __aenter__(self) -> Store:
         await self._store.open()

@@ -49,7 +49,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def session_table(items: Sequence[Mapping[str, Any]], columns: int | None = None) -> list[str]:
     """Sessions, a line each, under a heading."""
-    rows = [("SESSION", "MACHINE", "STATE", "TURN", "", "PLAYER", "LAST PLAYED")]
+    rows = [("SESSION", "MACHINE", "STATE", "TURN", "STATUS", "PLAYER", "LAST PLAYED")]
     for item in items:
         session = item["session"]
         rows.append(
@@ -134,6 +134,8 @@ def _mark(turn: Turn) -> str:
         return f"rewind from turn {turn['parent']} to turn {turn['turn']}"
     if turn.get("child"):
         return f"fork at turn {turn['turn']} into {clean(turn['child'])}"
+    if turn["kind"] == "fork" and turn.get("origin"):
+        return f"fork of {clean(turn['origin']['session_id'])} at turn {turn['turn']}"
     if turn["kind"] == "migration":
         return clean(f"migration at turn {turn['turn']} to version {turn['session']['version']}")
     return f"{turn['kind']} at turn {turn['turn']}"
