@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from every_store import EMBEDDED, Home, embedded
+from every_store import EVERY_STORE, Home, homed
 from journal_entries import entry_after, is_whole, line_of
 from served import ROOT
 
@@ -27,10 +27,11 @@ from runtime.stores.heads import node_of, row_of
 SECRET_WORD = "裂帛👻"  # noqa: S105 - a word that must be gone
 
 
-@pytest.fixture(params=EMBEDDED)
-def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
+@pytest.fixture(params=EVERY_STORE)
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Home]:
     """Where a journal is kept, empty."""
-    return embedded(request.param, tmp_path)
+    with homed(request.param, tmp_path) as made:
+        yield made
 
 
 @pytest.fixture
