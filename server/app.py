@@ -13,7 +13,7 @@ from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 
 from runtime.errors import DesignError, EdgewiseError
-from server import history, logs, reading, routes, settings, tending
+from server import exporting, history, logs, reading, routes, settings, tending
 from server.auth import Gate, Pace
 from server.build import build_runtime
 from server.edge import Edge, answer_for
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from runtime.turn import Runtime
     from server.settings import Settings
 
-EXPOSED_HEADERS = ["X-Request-Id", "Idempotency-Replayed", "Retry-After"]
+EXPOSED_HEADERS = ["X-Request-Id", "Idempotency-Replayed", "Retry-After", "X-AI-Generated", "Content-Disposition"]
 _FAULTY, _WRONG_USE = 1, 2
 
 
@@ -43,7 +43,7 @@ def create_app(given: Settings, runtime: Runtime | None = None, own_token: str =
     gate = Gate(given, lambda: own_token or getattr(runtime.store, "owner_token", ""))
     house = House(runtime, gate, Pace(given.turns_per_minute), meter, Tending(given))
     app = Litestar(
-        [*routes.HANDLERS, *reading.HANDLERS, *history.HANDLERS, *tending.HANDLERS],
+        [*routes.HANDLERS, *reading.HANDLERS, *history.HANDLERS, *exporting.HANDLERS, *tending.HANDLERS],
         lifespan=[_life],
         exception_handlers={Exception: answer_for},
         cors_config=_cors(given.cors_origins),

@@ -43,6 +43,12 @@ class GraphQuery(Sent, frozen=True):
     format: Literal["mermaid", "dot", "json"] = "mermaid"
 
 
+class ExportQuery(Sent, frozen=True):
+    """What to give away: the record (jsonl, replay) or the story to read (md, html)."""
+
+    format: Literal["jsonl", "md", "html", "replay"] = "jsonl"
+
+
 def read_query(kind: type[_Query], written_query: bytes) -> _Query:
     """The parameters of a query string as a Struct. Raises ValidationError with all faults."""
     values: dict[str, Any] = {}

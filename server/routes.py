@@ -53,17 +53,6 @@ def refuse_promises(headers: Mapping[bytes, bytes]) -> None:
         raise NotImplementedYet("this version streams no answers", "Send Accept: application/json.", what="streaming")
 
 
-@get("/sessions/{session_id:str}/export")
-async def export(request: Asked) -> ASGIApp:
-    """Give a session away: not in this version."""
-    enter(request, "player")
-    raise _not_yet("export")
-
-
-def _not_yet(what: str) -> NotImplementedYet:
-    return NotImplementedYet(f"this version has no {what}", "GET /schema has what it has.", what=what)
-
-
 @get("/health")
 async def health(request: Asked) -> ASGIApp:  # noqa: ARG001 - touches nothing
     """Say that the process answers."""
@@ -126,4 +115,4 @@ async def schema_json(request: Asked) -> ASGIApp:
     return Reply(openapi.document_json())
 
 
-HANDLERS = (invoke, export, health, ready, metrics, schema, schema_json)
+HANDLERS = (invoke, health, ready, metrics, schema, schema_json)

@@ -20,12 +20,15 @@ FLOORS = (
     ("words", r"errors|model|session|formats|progress"),
     (
         "languages",
-        r"expression|prompt|template|budget|filters|source|outputs|document|places|cuts|fullwidth|cutting|terms",
+        r"expression|prompt|template|budget|filters|source|outputs|document|flow_yaml|places|cuts|fullwidth|cutting|terms",
     ),
     ("rules", r"machine|dice|constraints|advance|fragments|schema|shape|draft|check|check_\w+"),
     ("doors", r"loader|narrators|narrators\.\w+|stores|stores\.\w+"),
     ("the flow", r"view|request|claims|turn"),
-    ("beside the flow", r"explain|repeats|history|recompute|verify|migrate|export|copying|retention"),
+    (
+        "beside the flow",
+        r"explain|repeats|history|recompute|verify|migrate|export|exported|importing|recording|origins|copying|retention",
+    ),
 )
 """Each module of runtime/ stands on one floor; it imports from its own and from those below."""
 DOORS = {

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from server.markdown import escaped
 from server.play.passages import Passage, ending, facts, key_choices, told, told_by
 from server.play.table import Answer, Card
 from server.play.words import bracketed, labelled, say
-from server.play.wrapping import plain
-
-_MARKS = re.compile(r"([\\`*_\[\]<>|])")
-_LINE_START = re.compile(r"^(\s*)([#+-]|\d+[.)])(?=\s)", re.MULTILINE)
 
 
 class Transcript:
@@ -33,13 +29,13 @@ class Transcript:
             ("again", f"`edgewise play {card.name} --seed {seed} --language {language}`"),
         ]
         listed = "".join(f"- {labelled(say(what, language), text, language)}\n" for what, text in rows)
-        self._path.write_text(f"# {_escaped(card.title_in(language))}\n\n{listed}", encoding="utf-8")
+        self._path.write_text(f"# {escaped(card.title_in(language))}\n\n{listed}", encoding="utf-8")
 
     def turn(self, answer: Answer, choice: str, language: str) -> None:
         """Add a turn: the choice, what was told, what changed, and what was offered next."""
-        title = f"## {answer['session']['turn']}" + (f" · {_escaped(choice)}" if choice else "")
+        title = f"## {answer['session']['turn']}" + (f" · {escaped(choice)}" if choice else "")
         parts = [title, *self._teller(answer, language), *map(_paragraph(language), told(answer, language, choice))]
-        parts += [f"### {_escaped(each.text)}" for each in ending(answer, language)]
+        parts += [f"### {escaped(each.text)}" for each in ending(answer, language)]
         parts += [line for line in (_changes(answer, language), _status(answer, language)) if line]
         parts += _listed(answer["payload"]["options"])
         self._append([*parts, *_looking_back(answer, language)])
@@ -50,7 +46,7 @@ class Transcript:
         if teller == self._told_by:
             return []
         self._told_by = teller
-        return [f"*{labelled(say('told_by', language), _escaped(teller), language)}*"]
+        return [f"*{labelled(say('told_by', language), escaped(teller), language)}*"]
 
     def _append(self, parts: Iterable[str]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
@@ -59,7 +55,7 @@ class Transcript:
 
 def _paragraph(language: str) -> Callable[[Passage], str]:
     def written(passage: Passage) -> str:
-        text = _escaped(passage.text)
+        text = escaped(passage.text)
         if passage.label:
             return labelled(f"**{passage.label}**", text, language)
         return {"speech": f"> {text}", "aside": f"*{text}*"}.get(passage.style, text)
@@ -79,20 +75,15 @@ def _status(answer: Answer, language: str) -> str:
 
 
 def _aside(parts: list[str]) -> str:
-    return f"*{_escaped(' · '.join(parts))}*" if parts else ""
+    return f"*{escaped(' · '.join(parts))}*" if parts else ""
 
 
 def _listed(options: list[dict[str, object]]) -> list[str]:
-    rows = [f"{option['id']}. {_escaped(str(option['text']))}" for option in options]
+    rows = [f"{option['id']}. {escaped(str(option['text']))}" for option in options]
     return ["\n".join(rows)] if rows else []
 
 
 def _looking_back(answer: Answer, language: str) -> list[str]:
     found = key_choices(answer, language)
-    rows = [f"- {_escaped(each.text.strip())}" for each in found[1:]]
+    rows = [f"- {escaped(each.text.strip())}" for each in found[1:]]
     return [f"#### {found[0].text}", "\n".join(rows)] if found else []
-
-
-def _escaped(text: str) -> str:
-    """A text that Markdown shows as it is."""
-    return _LINE_START.sub(r"\1\\\2", _MARKS.sub(r"\\\1", plain(text)))

@@ -1,0 +1,257 @@
+"""Giving a session away: its record as lines, or as a replay. What a story to read looks like is the server's.
+
+Everything is streamed in pages of entries: what is held does not grow with the session, but for a
+few bytes a turn. A turn that is played meanwhile is not part of the export.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
+
+from runtime.errors import (
+    DesignError,
+    Forbidden,
+    MachineChanged,
+    SessionNotFound,
+    StoreUnavailable,
+)
+from runtime.exported import EXPORT_VERSION, AnswerTold, Header, entry_line, header_line, read_answer
+from runtime.formats import is_intact
+from runtime.importing import import_lines
+from runtime.machine import Machine
+from runtime.model import LongDie
+from runtime.recording import recorded
+from runtime.session import TELLINGS, Entry, Node, Role, body_of
+
+if TYPE_CHECKING:
+    from runtime.stores import Row, Store
+    from runtime.turn import Runtime
+
+__all__ = ["Survey", "entries_of", "export", "import_lines", "refuse_secrets", "stream_of", "survey", "told_in"]
+
+Form = Literal["jsonl", "replay"]
+PAGE = 100
+"""Entries that are read at a time."""
+
+
+class Survey(Struct, frozen=True, kw_only=True):
+    """What is known of a session before it is told: how far it reaches, and what must be said of it.
+
+    `head` is the newest entry that belongs to it. `branch` are the turns on the way to the head,
+    `nodes` all tellings. `digests` are those of the definitions that it was played on, `machines` the
+    same compiled; one that can't be read is not there.
+    `has_secrets` also where that can't be known. `tellers` are (narrator, model, ai_generated).
+    """
+
+    head: Entry
+    branch: frozenset[int]
+    nodes: tuple[Node, ...]
+    digests: tuple[str, ...]
+    machines: dict[str, Machine]
+    has_secrets: bool
+    tellers: tuple[tuple[str, str | None, bool], ...]
+
+    @property
+    def session_id(self) -> str:
+        """Whose survey it is."""
+        return self.head.session_id
+
+    @property
+    def language(self) -> str:
+        """The language that the session speaks now."""
+        return self.head.after.constraints.language
+
+    @property
+    def is_ai_generated(self) -> bool:
+        """Whether a model told any of it, on whatever branch."""
+        return any(is_generated for _, _, is_generated in self.tellers)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that told any of it; a narrator that names none stands for its model."""
+        return tuple(dict.fromkeys(model or narrator for narrator, model, is_generated in self.tellers if is_generated))
+
+
+async def export(runtime: Runtime, session_id: str, form: Form, role: Role) -> AsyncIterator[bytes]:
+    """A session's record: `jsonl`, every entry as it was kept, or `replay`, the branch as a tester's file.
+
+    Raises SessionNotFound, Forbidden for a player where the machine has secrets, MachineChanged
+    for a replay whose branch moved from one definition to another, StoreUnavailable.
+    """
+    about = await survey(runtime, session_id)
+    refuse_secrets(about, form, role)
+    async for part in stream_of(runtime, about, form, role):
+        yield part
+
+
+async def stream_of(runtime: Runtime, about: Survey, form: Form, role: Role) -> AsyncIterator[bytes]:
+    """The record that a survey was made for. Raises MachineChanged before its first part, StoreUnavailable."""
+    if form == "replay":
+        async for step in recorded(_one_machine(about), entries_of(runtime.store, about.head), about.branch):
+            yield step.encode()
+        return
+    yield header_line(await _header(runtime, about, role))
+    async for line in _lines(runtime.store, about.head):
+        yield line
+
+
+def refuse_secrets(about: Survey, form: str, role: Role) -> None:
+    """Pass what a player may have. Raises Forbidden: a record holds everything that a session ever knew."""
+    if role != "operator" and about.has_secrets and form in ("jsonl", "replay"):
+        raise Forbidden(
+            f"machine '{about.head.after.machine}' has secrets, and a {form} of its sessions tells them",
+            "Ask for md or html, or send an operator's token.",
+            role_needed="operator",
+        )
+
+
+def _one_machine(about: Survey) -> Machine:
+    """The machine of the whole branch. Raises MachineChanged where it is more than one, or can't be read."""
+    digests = {node.digest for node in about.nodes if node.turn in about.branch}
+    found = [about.machines[digest] for digest in digests if digest in about.machines]
+    if len(digests) == len(found) == 1:
+        return found[0]
+    has_moved = len(digests) > 1
+    raise MachineChanged(
+        f"a replay is of one definition, and this session {'moved on to another' if has_moved else 'lost its own'}",
+        "Ask for jsonl.",
+        machine=about.head.after.machine,
+        digest=about.head.digest,
+        reasons=["migrated" if has_moved else "definition_missing"],
+    )
+
+
+async def survey(runtime: Runtime, session_id: str) -> Survey:
+    """Read a session once, to know what must be said before the rest. Raises SessionNotFound, StoreUnavailable."""
+    head = await runtime.store.head(session_id)
+    if head is None:
+        raise SessionNotFound(f"there is no session '{session_id}'", "GET /sessions lists them.", session_id=session_id)
+    nodes = [node for node in await runtime.store.tree(session_id) if node.kind in TELLINGS and node.seq <= head.seq]
+    machines: dict[str, Machine | None] = {}
+    tellers: dict[tuple[str, str | None, bool], None] = {}
+    async for entry in entries_of(runtime.store, head):
+        if entry.is_telling:
+            meta = told_in(entry).payload.meta
+            tellers[meta.narrator, meta.model, meta.ai_generated] = None
+        if entry.digest not in machines:
+            machines[entry.digest] = await _machine_of(runtime, entry)
+    known = {digest: machine for digest, machine in machines.items() if machine is not None}
+    return Survey(
+        head=head,
+        branch=_branch(nodes, head.turn),
+        nodes=tuple(nodes),
+        digests=tuple(machines),
+        machines=known,
+        has_secrets=len(known) < len(machines) or any(map(_has_secrets, known.values())),
+        tellers=tuple(tellers),
+    )
+
+
+async def _machine_of(runtime: Runtime, entry: Entry) -> Machine | None:
+    """The definition that an entry was made by, None where it can't be read any more."""
+    try:
+        return await runtime.machine_of(entry.after)
+    except (MachineChanged, DesignError):
+        return None
+
+
+def _has_secrets(machine: Machine) -> bool:
+    dice = (die for edge in machine.edges for die in edge.dice.values())
+    is_rolled = any(isinstance(die, LongDie) and die.secret for die in dice)
+    return is_rolled or any(variable.secret for variable in machine.definition.context.values())
+
+
+def _branch(nodes: list[Node], turn: int) -> frozenset[int]:
+    """The turns from the root to a turn."""
+    parents = {node.turn: node.parent for node in nodes}
+    branch: set[int] = set()
+    at: int | None = turn
+    while at is not None and at in parents and at not in branch:
+        branch.add(at)
+        at = parents[at]
+    return frozenset(branch)
+
+
+async def entries_of(store: Store, head: Entry) -> AsyncIterator[Entry]:
+    """A session's entries up to the head, oldest first. Raises StoreUnavailable where one is missing."""
+    seq = 0
+    while seq < head.seq:
+        page = await store.entries(head.session_id, after=seq, limit=min(PAGE, head.seq - seq))
+        for entry in page:
+            seq += 1
+            if entry.seq != seq:
+                raise _lost(head, seq)
+            yield entry
+        if not page:
+            raise _lost(head, seq + 1)
+        await asyncio.sleep(0)  # a store in memory never waits, and other requests do
+
+
+def _lost(head: Entry, seq: int) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"entry {seq} of session '{head.session_id}' is not in the journal",
+        "It was deleted meanwhile, or `edgewise db verify` tells what is wrong.",
+    )
+
+
+def told_in(entry: Entry) -> AnswerTold:
+    """What was answered when an entry was told."""
+    return read_answer(entry.answer)
+
+
+async def _lines(store: Store, head: Entry) -> AsyncIterator[bytes]:
+    """Every entry's line. What this version would write again is what was written, if it has the same hash.
+
+    Where it has not, an older format wrote it, and the bytes are looked for in the store's own walk.
+    """
+    seq = 0
+    async for entry in entries_of(store, head):
+        body = body_of(entry)
+        if not is_intact(body, entry.hash):
+            break
+        yield entry_line(body, entry.hash)
+        seq = entry.seq
+    if seq < head.seq:
+        async for row in _walked(store, head, seq):
+            yield entry_line(row.body, row.hash)
+
+
+async def _walked(store: Store, head: Entry, after: int) -> AsyncIterator[Row]:
+    """The session's rows from `after` to the head. Raises StoreUnavailable where one is missing or damaged."""
+    seq = after
+    async for row in store.walk():
+        if row.session_id != head.session_id or not after < row.seq <= head.seq:
+            continue
+        seq += 1
+        if row.seq != seq or not is_intact(row.body, row.hash):
+            break
+        yield row
+        if seq == head.seq:
+            return
+    raise StoreUnavailable(
+        f"entry {seq} of session '{head.session_id}' is not as it was written", "Run `edgewise db verify`."
+    )
+
+
+async def _header(runtime: Runtime, about: Survey, role: Role) -> Header:
+    """The first line. A definition tells every guard and prompt: it is for operators."""
+    digests = about.digests if role == "operator" else ()
+    kept = {digest: await runtime.store.kept(digest) for digest in digests}
+    return Header(
+        edgewise_export=EXPORT_VERSION,
+        session_id=about.session_id,
+        machine=about.head.after.machine,
+        version=about.head.after.version,
+        language=about.language,
+        exported_at=datetime.fromtimestamp(runtime.clock_ms() / 1000, UTC).isoformat(timespec="milliseconds"),
+        ai_generated=about.is_ai_generated,
+        narrators=tuple(dict.fromkeys(narrator for narrator, _, _ in about.tellers)),
+        models=about.models,
+        entries=about.head.seq,
+        definitions={digest: files for digest, files in kept.items() if files is not None},
+    )
