@@ -23,7 +23,7 @@ Ask = Callable[[str, str, Any, Mapping[str, str]], Awaitable[httpx.Response]]
 
 PAUSE_S = 0.005
 """Seconds that a client waits before it tries again what nobody answered."""
-TRIES = 10_000
+TRIES = 4_000
 ROUNDS = """
 machine: rounds
 title: {zh: 巡夜, en: The Rounds}
@@ -87,9 +87,18 @@ class _ShownData(Struct):
     data: Shown
 
 
-async def play(log: Log, ask: Ask, plan: Plan, chance: random.Random, name: str = "c") -> None:
-    """All the plan's clients at once, until each has done what it wanted."""
-    clients = [Client(f"{name}{number}", log, ask, plan, chance.randrange(2**32)) for number in range(plan.clients)]
+async def play(
+    log: Log,
+    ask: Ask,
+    plan: Plan,
+    chance: random.Random,
+    name: str = "c",
+    is_enough: Callable[[], bool] = lambda: False,
+) -> None:
+    """All the plan's clients at once, until each has done what it wanted, or it is enough."""
+    clients = [
+        Client(f"{name}{number}", log, ask, plan, chance.randrange(2**32), is_enough) for number in range(plan.clients)
+    ]
     async with asyncio.TaskGroup() as group:
         for client in clients:
             group.create_task(client.play())
@@ -98,18 +107,23 @@ async def play(log: Log, ask: Ask, plan: Plan, chance: random.Random, name: str 
 class Client:
     """One client: it does one thing after the other, and each until it is settled."""
 
-    def __init__(self, name: str, log: Log, ask: Ask, plan: Plan, seed: int) -> None:
+    def __init__(
+        self, name: str, log: Log, ask: Ask, plan: Plan, seed: int, is_enough: Callable[[], bool] = lambda: False
+    ) -> None:
         self.name = name
         self.log = log
         self.plan = plan
         self._ask = ask
+        self._is_enough = is_enough
         self._chance = random.Random(seed)  # noqa: S311 - a play is no secret
-        self._marks = iter(f"{name}.{number}" for number in range(1, 1_000_000))
+        self.marks = iter(f"{name}.{number}" for number in range(1, 1_000_000))
         self._turns: dict[str, int] = {}
 
     async def play(self) -> None:
         """Play on sessions as they come; whoever comes first begins one."""
         for _ in range(self.plan.turns):
+            if self._is_enough():
+                return
             session_id = f"s{self._chance.randrange(self.plan.sessions)}"
             if session_id not in self._turns:
                 await self.begin(session_id)
@@ -120,7 +134,7 @@ class Client:
 
     async def begin(self, session_id: str) -> Sent:
         """Send the first event; that another client was first is as good."""
-        mark = next(self._marks)
+        mark = next(self.marks)
         seed = {"run_seed": f"{self.plan.run_seed}.{session_id}"}
         sent = await self.settle(session_id, mark, {"event": {"type": "INIT"}, "seed": seed}, key=f"key-{mark}")
         if not sent.is_answered and b'"session_exists"' in sent.data:
@@ -129,7 +143,7 @@ class Client:
 
     async def turn(self, session_id: str) -> None:
         """Choose an option, in one of the ways that the plan knows."""
-        mark = next(self._marks)
+        mark = next(self.marks)
         body: dict[str, Any] = {"payload": {"selected_option_id": self._chance.choice([1, 1, 2])}}
         expected = self._turns[session_id] if self._is_meant(self.plan.seen) else None
         key = None if self._is_meant(self.plan.bare) else f"key-{mark}"
@@ -174,7 +188,7 @@ class Client:
 
     async def read(self, session_id: str) -> None:
         """Look where a session stands."""
-        sent = self.log.sent(mark=next(self._marks), client=self.name, session_id=session_id, kind="read")
+        sent = self.log.sent(mark=next(self.marks), client=self.name, session_id=session_id, kind="read")
         await self._hear(sent, "GET", f"/sessions/{session_id}", None, {})
 
     async def _hear(self, sent: Sent, method: str, path: str, body: Any, headers: Mapping[str, str]) -> None:

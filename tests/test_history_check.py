@@ -281,7 +281,7 @@ FAULTS = {
     NoKeys: {"twice"},
     CommitsAndFails: {"twice"},
     CommitsNothing: {"lost", "altered", "twice"},
-    StaleHead: {"read"},
+    StaleHead: {"read", "chain"},
     StaleHeadThatIsCompared: {"chain", "numbers"},
     WritesAnswersAnew: {"altered"},
     WritesWhatItRefuses: {"changed", "expected", "lineage"},
