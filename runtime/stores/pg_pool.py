@@ -18,6 +18,7 @@ import random
 import select
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from itertools import count
 from typing import Any, TypeVar
 
 import psycopg
@@ -155,15 +156,16 @@ class Pool:
     async def retried(self, work: Callable[[Link], Awaitable[Result]], within_s: float | None = None) -> Result:
         """Do work that may be done twice, again where its connection was lost. Raises StoreUnavailable."""
         until = time.monotonic() + (self._within_s if within_s is None else within_s)
-        while True:
+        for tried in count(1):
             try:
                 return await self.run(work, within_s)
             except (Lost, Conflict) as error:
-                if time.monotonic() >= until:
+                if tried > 1 and time.monotonic() >= until:
                     raise unavailable(error) from error
             except Rejected as error:
                 raise unavailable(error) from error
             await pause()
+        raise AssertionError  # counting does not end
 
     async def close(self) -> None:
         """Close every connection; work that runs is cut off."""
@@ -226,7 +228,7 @@ class Pool:
             async with asyncio.timeout(self._wait_s):
                 found = _conninfo(self._url)
                 db = await psycopg.AsyncConnection.connect(found, autocommit=True, prepare_threshold=None)
-        except (psycopg.Error, OSError, TimeoutError) as error:
+        except (psycopg.OperationalError, OSError, TimeoutError) as error:
             raise unavailable(error) from error
         return Link(db)
 
@@ -270,7 +272,15 @@ def unavailable(why: object) -> StoreUnavailable:
 
 def _conninfo(url: str) -> str:
     """What to connect to: the URL's own options win, but texts are always UTF-8."""
-    chosen = conninfo_to_dict(url)
+    try:
+        chosen = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:  # its words may hold a part of the password
+        chosen = {"host": "@"}
+    if "@" in str(chosen.get("host", "")):
+        raise StoreUnavailable(
+            "the database's address can't be read",
+            hint="Write postgresql://user:password@host:5432/database, with %40 for an @ in the password.",
+        )
     defaults = {name: value for name, value in _DEFAULTS.items() if name not in chosen}
     return make_conninfo(url, **defaults, client_encoding="utf8")
 

@@ -114,8 +114,12 @@ class PostgresStore:
 
     async def open(self) -> None:
         """Make ready: create or change the tables where that is needed."""
-        await make_ready(self._pool)
-        await self._rows(sql.SWEEP)
+        try:
+            await make_ready(self._pool)
+            await self._rows(sql.SWEEP)
+        except BaseException:
+            await self._pool.close()
+            raise
         self._renewing = asyncio.create_task(self._renew())
 
     async def head(self, session_id: str) -> Entry | None:
@@ -309,10 +313,8 @@ class PostgresStore:
 
     async def close(self) -> None:
         """Finish what was promised, give back what is held, then let go; again is no error."""
-        if self._renewing is None:
-            return
-        self._renewing.cancel()
-        self._renewing = None
+        if self._renewing:
+            self._renewing.cancel()
         await self._writer.drain()
         with suppress(Lost, Conflict, Rejected, StoreUnavailable):  # then the leases run out
             await self._for_held(sql.RELEASE)
