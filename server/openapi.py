@@ -17,8 +17,9 @@ import msgspec
 from msgspec import Struct
 
 from runtime.errors import Refusal
+from runtime.progress import Done, Found, Progress
 from runtime.session import Role
-from server import answers, query
+from server import answers, exporting, query, tending
 from server.once import MAX_KEY_CHARS
 from server.refusals import TABLE, kinds
 from server.wire import ID_PATTERN, ForkSent, InvokeSent, RegenerateSent, RewindSent
@@ -43,18 +44,31 @@ _HISTORY = (
 )  # fmt: skip
 
 
-class Body(Struct, frozen=True):
-    """What a route takes as its JSON body: its shape, and examples as name → (summary, value)."""
+_TENDING = (
+    *_TOKEN, "malformed_json", "not_found", "machine_not_found", "body_too_large", "unsupported_media_type",
+    "validation_error", *_STORE,
+)  # fmt: skip
+TASKS: Final = ("backup", "verify", "compact", "prune", "migrate", "import")
+"""What POST /store/{task} does; a test holds them against the server's own."""
 
-    shape: type[Struct]
+
+class Body(Struct, frozen=True):
+    """What a route takes as its JSON body: one of some shapes, and examples as name → (summary, value).
+
+    `other` names a media type that is taken beside JSON.
+    """
+
+    shapes: tuple[type[Struct], ...]
     examples: Mapping[str, tuple[str, Any]]
     is_required: bool = True
+    other: str = ""
 
 
 class Operation(Struct, frozen=True):
     """One route: who may call it, what it takes, what it gives, and the errors that it may answer.
 
-    `is_once` where an Idempotency-Key keeps it from being done twice.
+    `gives` is the shape of `data`; or a media type, or several, of what is no envelope. `is_once`
+    where an Idempotency-Key keeps it from being done twice.
     """
 
     method: str
@@ -62,13 +76,13 @@ class Operation(Struct, frozen=True):
     summary: str
     role: Role | None = "player"
     query: type[Struct] = query.NoQuery
-    gives: type[Struct] | str | None = None
+    gives: type[Struct] | tuple[str, ...] | None = None
     errors: tuple[str, ...] = ()
     body: Body | None = None
     is_once: bool = False
 
 
-_INVOKED = Body(InvokeSent, {
+_INVOKED = Body((InvokeSent,), {
     "first": ("Begin a story", {"event": {"type": "INIT"}, "context": {}}),
     "next": (
         "Choose an option",
@@ -79,16 +93,28 @@ _INVOKED = Body(InvokeSent, {
         {"session": {"session_id": "sess_test_001"}, "event": {"type": "ANSWER"}, "payload": {"text": "灯塔"}},
     ),
 })  # fmt: skip
-_REWOUND = Body(RewindSent, {
+_REWOUND = Body((RewindSent,), {
     "previous": ("Take the last turn back", {"to_turn": "previous", "expected_turn": 7}),
     "turn": ("Go to a turn, on any branch", {"to_turn": 4}),
 })  # fmt: skip
-_FORKED = Body(ForkSent, {
+_FORKED = Body((ForkSent,), {
     "head": ("Branch off where the session stands", {}),
     "turn": ("Branch off at a turn, with the same dice", {"at_turn": 4, "same_dice": True}),
 }, is_required=False)  # fmt: skip
-_REGENERATED = Body(RegenerateSent, {"head": ("Tell the head turn anew", {"expected_turn": 7})}, is_required=False)
+_REGENERATED = Body((RegenerateSent,), {"head": ("Tell the head turn anew", {"expected_turn": 7})}, is_required=False)
 
+_TENDED = Body((tending.BackupSent, tending.PruneSent, tending.MigrateSent, tending.NothingSent), {
+    "backup": ("backup: into a file of the server's data folder", {"path": "monday.duckdb"}),
+    "verify": ("verify, compact: no choice", {}),
+    "prune": ("prune: sessions that ended, last played 90 days ago", {"older_than_days": 90, "dry_run": True}),
+    "migrate": ("migrate: what would come of it", {"machine": "haunted_house", "dry_run": True}),
+}, is_required=False, other=tending.NDJSON)  # fmt: skip
+_STEPS = (
+    Progress(done=100, total=4000),
+    Found(what="session 's1': entry 7 is not what its hash was made over", sessions=("s1",)),
+    Done(is_good=False, facts={"sessions": 4000}),
+)
+"""What a task may tell, as an example."""
 
 OPERATIONS: Final = (
     Operation(
@@ -99,7 +125,7 @@ OPERATIONS: Final = (
     Operation(
         "get", "/ready", "Could a turn be taken now?", None, gives=answers.Ready, errors=("store_unavailable",)
     ),
-    Operation("get", "/metrics", "Figures for Prometheus", "operator", gives="text/plain", errors=_TOKEN),
+    Operation("get", "/metrics", "Figures for Prometheus", "operator", gives=("text/plain",), errors=_TOKEN),
     Operation(
         "get", "/machines", "Machines for new sessions", gives=answers.MachineList, errors=(*_TOKEN, "validation_error")
     ),
@@ -146,14 +172,18 @@ OPERATIONS: Final = (
         errors=(*_HISTORY, "constraints_unsatisfiable", "rate_limited", "narrator_unavailable", "narration_invalid"),
     ),
     Operation(
-        "get", "/sessions/{session_id}/export", "Give away: not in this version", errors=(*_TOKEN, "not_implemented")
+        "get", "/sessions/{session_id}/export",
+        "Give a session away: its record (jsonl, replay) or the story to read (md, html); secrets to operators only",
+        "player", query.ExportQuery, tuple(kind.media_type.partition(";")[0] for kind in exporting.KINDS.values()),
+        (*_SESSION, "validation_error", "machine_changed"),
     ),
     Operation(
-        "post", "/store/{task}", "Tend the journal: not in this version", "operator",
-        errors=(*_TOKEN, "not_implemented"),
+        "post", "/store/{task}",
+        "Tend the journal, and tell each step on a line; what fails after the first line is the last one", "operator",
+        tending.ImportQuery, (tending.NDJSON,), _TENDING, _TENDED,
     ),
-    Operation("get", "/schema", "This document: a page for browsers, else JSON", None, gives="application/json"),
-    Operation("get", "/schema/openapi.json", "This document as JSON", None, gives="application/json"),
+    Operation("get", "/schema", "This document: a page for browsers, else JSON", None, gives=("application/json",)),
+    Operation("get", "/schema/openapi.json", "This document as JSON", None, gives=("application/json",)),
 )  # fmt: skip
 
 
@@ -264,7 +294,8 @@ def _path_parameters(path: str) -> list[dict[str, Any]]:
 
 
 def _path_schema(name: str) -> dict[str, Any]:
-    return {"type": "integer", "minimum": 1} if name == "number" else {"type": "string"}
+    schemas: dict[str, dict[str, Any]] = {"number": {"type": "integer", "minimum": 1}, "task": {"enum": list(TASKS)}}
+    return schemas.get(name, {"type": "string"})
 
 
 def _query_parameters(kind: type[Struct]) -> list[dict[str, Any]]:
@@ -281,24 +312,35 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _body(body: Body) -> dict[str, Any]:
     examples = {name: {"summary": summary, "value": value} for name, (summary, value) in body.examples.items()}
-    content = {"schema": {"$ref": _REF.format(name=body.shape.__name__)}, "examples": examples}
-    return {"required": body.is_required, "content": {"application/json": content}}
+    content: dict[str, Any] = {"application/json": {"schema": _one_of(body.shapes), "examples": examples}}
+    if body.other:
+        content[body.other] = {"schema": {"type": "string", "description": "import: what an export as jsonl gave."}}
+    return {"required": body.is_required, "content": content}
+
+
+def _one_of(shapes: tuple[type[Struct], ...]) -> dict[str, Any]:
+    refs = [{"$ref": _REF.format(name=shape.__name__)} for shape in shapes]
+    return refs[0] if len(refs) == 1 else {"anyOf": refs}
 
 
 def _success(operation: Operation) -> dict[str, Any]:
     if operation.gives is None:
         return {}
-    content = (
-        {operation.gives: {"schema": {}}}
-        if isinstance(operation.gives, str)
+    content: dict[str, Any] = (
+        {media_type: {"schema": {}} for media_type in operation.gives}
+        if isinstance(operation.gives, tuple)
         else {"application/json": {"schema": _envelope({"const": 0}, operation.gives.__name__)}}
     )
+    if operation.path.startswith("/store/"):
+        lines = b"".join(tending.line_of(step) for step in _STEPS).decode()
+        content = {tending.NDJSON: {"schema": {"description": "Each line.", **_one_of(_LINES)}, "example": lines}}
     if operation.query is query.GraphQuery:
         content |= {"text/plain": {"schema": {"type": "string"}}, "text/vnd.graphviz": {"schema": {"type": "string"}}}
     headers = _HEADERS | (_REPLAYED_HEADER if operation.is_once else {})
     return {"200": {"description": operation.summary, "headers": headers, "content": content}}
 
 
+_LINES = (Progress, Found, Done, tending.Failed)
 _HEADERS = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
 _REPLAYED_HEADER = {"Idempotency-Replayed": {"$ref": "#/components/headers/Idempotency-Replayed"}}
 
@@ -348,7 +390,7 @@ def _facts_of(kind: type[Refusal]) -> str:
 
 
 def _schemas() -> dict[str, Any]:
-    shapes = [each.gives for each in OPERATIONS if each.gives is not None and not isinstance(each.gives, str)]
-    sent = [each.body.shape for each in OPERATIONS if each.body is not None]
-    _, schemas = msgspec.json.schema_components([answers.Failure, *sent, *shapes], ref_template=_REF)
+    shapes = [each.gives for each in OPERATIONS if each.gives is not None and not isinstance(each.gives, tuple)]
+    sent = [shape for each in OPERATIONS if each.body is not None for shape in each.body.shapes]
+    _, schemas = msgspec.json.schema_components([answers.Failure, *_LINES, *sent, *shapes], ref_template=_REF)
     return dict(schemas)

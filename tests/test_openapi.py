@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import jsonschema_rs
@@ -11,6 +12,7 @@ from conftest import tiny
 from served import Web, envelope, runtime_of, serving
 
 from server import answers, openapi
+from server.settings import Settings
 
 STAIRS = """
 initial: {event: INIT, target: HALL}
@@ -25,13 +27,15 @@ states:
   OUT: {type: final}
 """
 KEY = {"Idempotency-Key": "0123456789abcdef"}
+NO_SUCH = {"session_not_found", "turn_not_found", "stale_turn", "unknown_event_type", "machine_not_found"}
 ONCE = [each for each in openapi.OPERATIONS if each.is_once]
 
 
 @pytest.fixture
-def web():
+def web(tmp_path):
     """A client of a server that has a session `s1` at turn 2."""
-    with serving(runtime_of(tiny(STAIRS))) as server, Web(server.url) as client:
+    settings = Settings(project=str(tmp_path), store="memory:")
+    with serving(runtime_of(tiny(STAIRS)), settings) as server, Web(server.url) as client:
         client.invoke("s1", "INIT")
         client.invoke("s1", option=1)
         yield client
@@ -41,10 +45,9 @@ def operations_with_bodies() -> list[openapi.Operation]:
     return [each for each in openapi.OPERATIONS if each.body is not None]
 
 
-def schema_of(name: str) -> Any:
-    """A validator of the document's own component."""
-    components = {"components": {"schemas": openapi.document()["components"]["schemas"]}}
-    return jsonschema_rs.validator_for({"$ref": f"#/components/schemas/{name}", **components})
+def validator_of(part: Any) -> Any:
+    """A validator of a part of the document."""
+    return jsonschema_rs.validator_for({**part, "components": {"schemas": openapi.document()["components"]["schemas"]}})
 
 
 def known(data: Any, kind: Any) -> Any:
@@ -54,20 +57,52 @@ def known(data: Any, kind: Any) -> Any:
 
 @pytest.mark.parametrize("operation", operations_with_bodies(), ids=lambda each: each.path)
 def test_every_example_of_a_body_is_one_that_the_document_takes(operation):
-    validator = schema_of(operation.body.shape.__name__)
+    told = openapi.document()["paths"][operation.path][operation.method]["requestBody"]["content"]["application/json"]
+    validator = validator_of(told["schema"])
 
-    for summary, value in operation.body.examples.values():
-        assert summary
-        assert [error.message for error in validator.iter_errors(value)] == []
+    for example in told["examples"].values():
+        assert example["summary"]
+        assert [error.message for error in validator.iter_errors(example["value"])] == []
 
 
 @pytest.mark.parametrize("operation", operations_with_bodies(), ids=lambda each: each.path)
 def test_every_example_of_a_body_is_one_that_the_server_reads(web, operation):
-    """Whether there is such a turn is another matter."""
-    for summary, value in operation.body.examples.values():
-        answer = web.http.post(operation.path.format(session_id="s1"), json=value)
+    """Whether there is such a session, turn, event or machine is another matter."""
+    for name, (_, value) in operation.body.examples.items():
+        answer = web.http.post(operation.path.format(session_id="s1", task=name), json=value)
 
-        assert answer.status_code in {200, 404, 409} or answer.json()["data"]["error"] == "unknown_event_type", summary
+        assert answer.status_code == 200 or answer.json()["data"]["error"] in NO_SUCH, name
+
+
+@pytest.mark.parametrize("task", [task for task in openapi.TASKS if task != "import"])
+def test_the_lines_of_long_work_are_those_that_the_document_shows(web, task):
+    content = openapi.document()["paths"]["/store/{task}"]["post"]["responses"]["200"]["content"]
+    ((media_type, told),) = content.items()
+    body = {"prune": {"older_than_days": 90}}.get(task, {})
+
+    answer = web.http.post(f"/store/{task}", json=body)
+
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, media_type)
+    for lines in (answer.text, told["example"]):
+        steps = [json.loads(line) for line in lines.splitlines()]
+        assert [error.message for step in steps for error in validator_of(told["schema"]).iter_errors(step)] == []
+        assert steps[-1]["type"] == "done"
+
+
+def test_the_tasks_are_those_of_the_server(web):
+    assert set(web.ask("POST", "/store/nothing", 404, json={})["tasks"]) == set(openapi.TASKS)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "md", "html", "replay"])
+def test_an_export_has_a_type_that_the_document_names(web, form):
+    told = openapi.document()["paths"]["/sessions/{session_id}/export"]["get"]
+
+    answer = web.http.get(f"/sessions/s1/export?format={form}")
+
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"].partition(";")[0] in told["responses"]["200"]["content"]
+    (parameter,) = [each for each in told["parameters"] if each.get("name") == "format"]
+    assert form in parameter["schema"]["enum"]
 
 
 @pytest.mark.parametrize("operation", ONCE, ids=lambda each: each.path)
