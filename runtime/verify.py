@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 EVERY = 500
 """Entries between two reports of progress."""
 KEPT_ENTRIES = 2_000
-"""How many entries are kept in memory, for those that grow from them."""
+"""How many entries are kept in memory, twice, for those that grow from them."""
 KEPT_MACHINES = 64
 _KEY_BITS = 2**27
 """A key that may have been seen is looked up; so many bits (16 MiB) tell most that were not."""
@@ -38,8 +38,8 @@ _PAGE = 200
 _Key = TypeVar("_Key", str, tuple[str, int])
 
 
-async def verify(runtime: Runtime) -> AsyncIterator[Step]:
-    """Check the store and every session in it.
+async def verify(runtime: Runtime, *, every: int = EVERY, kept: int = KEPT_ENTRIES) -> AsyncIterator[Step]:
+    """Check the store and every session in it; tell how far it is `every` so many entries.
 
     Finds what the store's own audit finds; entries altered, missing or out of place; turn numbers
     and keys used twice; parents and definitions that are gone; and for each session the first
@@ -51,7 +51,7 @@ async def verify(runtime: Runtime) -> AsyncIterator[Step]:
         damaged.update(damage.sessions)
         faults += 1
         yield Found(damage.what, damage.sessions)
-    chains, rules, keys = _Chains(), _Rules(store), _Keys(store)
+    chains, rules, keys = _Chains(), _Rules(store, kept), _Keys(store)
     total, done = await store.count(), 0
     async for row in store.walk():
         done += 1
@@ -66,7 +66,7 @@ async def verify(runtime: Runtime) -> AsyncIterator[Step]:
             faults += len(problems)
             for problem in problems:
                 yield Found(f"session '{row.session_id}': {problem}", (row.session_id,))
-        if done % EVERY == 0:
+        if done % every == 0:
             yield Progress(done, max(done, total))
             await asyncio.sleep(0)  # the rules don't wait: let the turns go on
     facts = {"entries": done, "sessions": len(chains), "damaged": len(damaged)}
@@ -184,16 +184,17 @@ class _Keys:
 class _Kept:
     """The store as the rules read it: entries that were just walked are at hand."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, bound: int) -> None:
         self._store = store
+        self._bound = bound
         self._heads: OrderedDict[str, Entry] = OrderedDict()
         self._turns: OrderedDict[tuple[str, int], Entry] = OrderedDict()
 
     def keep(self, entry: Entry) -> None:
         """Remember an entry that was walked."""
-        _put(self._heads, entry.session_id, entry)
+        _put(self._heads, entry.session_id, entry, self._bound)
         if entry.is_telling:
-            _put(self._turns, (entry.session_id, entry.turn), entry)
+            _put(self._turns, (entry.session_id, entry.turn), entry, self._bound)
 
     async def before(self, entry: Entry) -> Entry | None:
         """The entry with the seq before it."""
@@ -225,19 +226,19 @@ class _Kept:
         return await self._store.tree(session_id)
 
 
-def _put(kept: OrderedDict[_Key, Entry], key: _Key, value: Entry) -> None:
+def _put(kept: OrderedDict[_Key, Entry], key: _Key, value: Entry, bound: int) -> None:
     kept[key] = value
     kept.move_to_end(key)
-    if len(kept) > KEPT_ENTRIES:
+    if len(kept) > bound:
         kept.popitem(last=False)
 
 
 class _Rules:
     """Plays each entry again on the definition that the store keeps for it."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, bound: int) -> None:
         self._store = store
-        self._kept = _Kept(store)
+        self._kept = _Kept(store, bound)
         self._machines: OrderedDict[str, Machine | str] = OrderedDict()
 
     def keep(self, entry: Entry) -> None:
