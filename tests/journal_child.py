@@ -1,16 +1,19 @@
 """A process that appends to a journal until it is killed, and prints each entry that was acknowledged.
 
-Run as `python journal_child.py FILE SESSIONS`: prints `ready`, then `SESSION SEQ` a line.
+Run as `python journal_child.py FILE SESSIONS`: prints `ready`, then `SESSION SEQ` a line. Where the
+journal fails it ends with 3, and says on stderr why, and what is answered to those who ask then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import sys
 
 from journal_entries import entry_after
 
+from runtime.errors import StoreUnavailable
 from runtime.stores.duckdb import DuckDBStore
 
 
@@ -30,7 +33,17 @@ async def main(file: str, sessions: int) -> None:
     await store.open()
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    await asyncio.gather(*(append_for_ever(store, f"s{number}") for number in range(sessions)))
+    try:
+        await asyncio.gather(*(append_for_ever(store, f"s{number}") for number in range(sessions)))
+    except StoreUnavailable:
+        sys.stderr.write(f"failed: {store.failed}\n")
+        for asked in (store.append(entry_after(None, "late")), store.head("cold"), store.ping()):
+            try:
+                await asked
+            except StoreUnavailable as refused:
+                sys.stderr.write(f"refused: {refused.message}\n")
+        sys.stderr.flush()
+        os._exit(3)
 
 
 if __name__ == "__main__":

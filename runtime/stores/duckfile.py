@@ -63,7 +63,7 @@ class DuckFile:
             self._db = _ready(path, self._record)
             opening.callback(self._let_go)
             self._end = _end_of(self._db, links)
-            self._record.begin([self._end])
+            self._begin_record()
             self._readers = _Readers(self._db)
             self._open = opening.pop_all()
         self._wal_bytes = size_of(self._wal)
@@ -132,13 +132,22 @@ class DuckFile:
             self._db.execute("CHECKPOINT journal")
             yield from duckcopy.copied(self._db, self._copy)
             self._swap()
-        self._record.begin([self._end])
+        with suppress(StoreUnavailable):  # the old record still holds: the copy is the same journal
+            self._begin_record()
         yield Done(is_good=True, facts={"bytes_before": before, "bytes": size_of(self.path)})
 
     def close(self) -> None:
         """Close the file and release the lock."""
         self._readers.close()
         self._open.close()
+
+    def _begin_record(self) -> None:
+        try:
+            self._record.begin([self._end])
+        except OSError as error:
+            raise StoreUnavailable(
+                f"{self._record.path} can't be written: {error}", hint="Make room for it."
+            ) from error
 
     def _let_go(self) -> None:
         self._record.close()
@@ -225,7 +234,7 @@ class DuckFile:
         kind = type(error).__name__
         _log.error("the journal can't be %s: %s: %s", done, kind, error)
         if isinstance(error, (duckdb.FatalException, duckdb.InternalException)):
-            self.failed = f"DuckDB reported a fatal error ({kind})"
+            self.failed = self.failed or f"DuckDB reported a fatal error ({kind})"
         return StoreUnavailable(f"the journal can't be {done} now ({kind})", hint="Send the same again later.")
 
 
