@@ -11,6 +11,7 @@ import pytest
 from conftest import Client, tiny
 from msgspec.structs import replace
 from served import runtime_of, shipped
+from test_formats import old_journal
 
 from runtime import history, loader, verify
 from runtime.claims import Idempotency
@@ -529,6 +530,26 @@ async def test_sessions_that_lie_among_each_other_are_checked_alike():
     assert await found(client) == []
     forged(store, 2, _after(step=99), "s2")
     assert len(await found(client)) == 1
+
+
+async def test_what_an_older_format_wrote_is_checked_and_so_is_what_grows_from_it():
+    files, rows = old_journal()
+    store = Rows()
+    await store.adopt(rows)
+    await store.keep(read_entry(rows[0].body, rows[0].hash).digest, files)
+    runtime = runtime_of(tiny(WELL, "well"), store=store)
+    await runtime.open()
+    client = Client(runtime, "old")
+    assert await found(client) == []
+
+    await history.rewind(runtime, "old", 2)
+    await history.regenerate(runtime, "old")
+    await history.fork(runtime, "old", None, child_id="young")
+    assert await found(client) == []
+
+    body, hash_ = store.rows("old")[2]
+    store.rows("old")[2] = (body.replace(b'"step":3', b'"step":4'), hash_)
+    assert await found(client) == ["session 'old': entry 3 is not what was written: its hash is another"]
 
 
 async def test_entries_that_are_no_longer_at_hand_are_read_again():
