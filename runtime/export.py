@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Survey", "entries_of", "export", "import_lines", "refuse_secrets", "stream_of", "survey", "told_in"]
 
 Form = Literal["jsonl", "replay"]
-PAGE = 100
+PAGE = 50
 """Entries that are read at a time."""
 
 
@@ -187,9 +187,9 @@ async def entries_of(store: Store, head: Entry) -> AsyncIterator[Entry]:
             if entry.seq != seq:
                 raise _lost(head, seq)
             yield entry
+            await asyncio.sleep(0)  # to read, check and write an entry takes a while, and other requests wait
         if not page:
             raise _lost(head, seq + 1)
-        await asyncio.sleep(0)  # a store in memory never waits, and other requests do
 
 
 def _lost(head: Entry, seq: int) -> StoreUnavailable:

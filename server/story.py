@@ -16,6 +16,7 @@ from msgspec import Struct
 from runtime.export import Survey, entries_of, told_in
 from runtime.model import said_in
 from runtime.outputs import TEXTS
+from runtime.session import Choice
 from runtime.view import ANSWER_KEYS
 from server.play import passages
 from server.play.passages import Passage
@@ -128,14 +129,22 @@ class Form(Protocol):
         ...
 
 
+class _Taken(Struct, frozen=True):
+    """What happened in a turn on the way to the head."""
+
+    turn: int
+    edge: str
+    choice: Choice
+
+
 async def written(runtime: Runtime, about: Survey, form: Form) -> AsyncIterator[bytes]:
     """The story, piece by piece. Raises StoreUnavailable."""
     story = story_of(about)
     yield form.head(story).encode()
-    taken: dict[int | None, Entry] = {}
+    taken: dict[int | None, _Taken] = {}
     async for entry in entries_of(runtime.store, about.head):
         if entry.is_telling and entry.turn in about.branch:
-            taken[entry.parent] = msgspec.structs.replace(entry, narration={}, answer=msgspec.Raw(b"{}"))
+            taken[entry.parent] = _Taken(entry.turn, entry.outcome.edge, entry.outcome.choice)
             yield form.chapter(story, chapter_of(about, entry)).encode()
     has_others = len(about.nodes) > len(about.branch)
     if has_others:
@@ -174,14 +183,14 @@ def _title(about: Survey) -> str:
     return said_in(machine.definition.title, about.language, machine.definition.language)
 
 
-def _beside(entry: Entry, taken: Entry | None) -> str:
+def _beside(entry: Entry, taken: _Taken | None) -> str:
     """What a turn beside the way is; `taken` is the turn on the way that grew from the same one."""
     language = entry.after.constraints.language
     if taken is None:
         return label("branch", language, parent=entry.parent)
-    if entry.parent is None and entry.outcome.choice == taken.outcome.choice:
+    if entry.parent is None and entry.kind == "turn":
         return label("beginning", language)
-    is_same = (entry.outcome.edge, entry.outcome.choice) == (taken.outcome.edge, taken.outcome.choice)
+    is_same = (entry.outcome.edge, entry.outcome.choice) == (taken.edge, taken.choice)
     return label("telling" if is_same else "choice", language, turn=taken.turn)
 
 

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -33,14 +34,17 @@ from runtime.errors import (
 from runtime.export import PAGE, export, import_lines, survey
 from runtime.flow_yaml import flow
 from runtime.formats import is_intact, read_entry
-from runtime.importing import MAX_LINE_BYTES
+from runtime.importing import MAX_LINE_BYTES, PROGRESS_EVERY
 from runtime.machine import Machine, known_values
+from runtime.migrate import migrate
 from runtime.narrators.offline import Offline
 from runtime.narrators.scripted import Scripted
-from runtime.progress import Done, Progress
+from runtime.progress import Done, Found, Progress
 from runtime.session import Entry, Invoke, Origin, Role, body_of, digest_of, sealed
 from runtime.stores import Row
+from runtime.stores.duckdb import DuckDBStore
 from runtime.turn import Runtime, open_session, play, timed, told
+from runtime.verify import verify
 from server.exporting import file_name
 from server.markdown import escaped, quoted
 from server.settings import Settings
@@ -245,6 +249,21 @@ async def test_what_is_taken_in_and_given_away_again_is_the_same_byte_for_byte()
     assert await other.out("replay") == await player.out("replay")
 
 
+async def test_a_record_goes_through_a_file_and_back_as_it_was(tmp_path: Path):
+    player = await branched(Scripted([TOLD] * 20, fill=True))
+    lines = await player.lines()
+    runtime = runtime_of(lamp(), store=DuckDBStore(tmp_path / "journal.duckdb"))
+    await runtime.open()
+    try:
+        await taken_in(runtime, lines)
+        there = Player(runtime, player.clock)
+
+        assert (await there.lines())[1:] == lines[1:]
+        assert await there.story(Html()) == await player.story(Html())
+    finally:
+        await runtime.close()
+
+
 async def test_a_session_that_was_taken_in_goes_on():
     player = await begun()
     other = await opened(lamp(LAMP.replace("hp - 1", "hp - 2")))
@@ -279,6 +298,42 @@ async def test_under_another_id_every_entry_is_sealed_anew_and_says_where_it_cam
     assert await copy.out("replay") == (await player.out("replay")).replace(b"session s1", b"session copy:1")
 
 
+async def moved(player: Player) -> Player:
+    """The session on the next version of its machine, and a turn further."""
+    newer = LAMP.replace("machine: lamp", "machine: lamp\nversion: 2\nmigrations: [{from: 1, context: {gold: 3}}]")
+    machine = lamp(newer.replace("  luck:", "  gold: {type: int, default: 0}\n  luck:").replace("hp - 1", "hp - 2"))
+    runtime = runtime_of(machine, store=player.runtime.store, clock_ms=lambda: player.clock[0])
+    await runtime.open()
+    assert [step async for step in migrate(runtime)][-1].is_good  # type: ignore[union-attr]
+    there = Player(runtime, player.clock)
+    await there.choose("strike")
+    return there
+
+
+async def test_what_was_taken_in_adds_up_entry_by_entry_also_across_a_migration():
+    player = await begun(Scripted([TOLD], fill=True))
+    player.runtime.narrator = Offline()
+    await player.choose("strike")
+    await history.regenerate(player.runtime, "s1")
+    player = await moved(player)
+    await player.choose("strike")
+    await history.rewind(player.runtime, "s1", "previous")
+    await player.choose("strike")
+    other = await opened(lamp(LAMP.replace("hp - 1", "hp - 3")))
+
+    await taken_in(other.runtime, await player.lines())
+    await taken_in(other.runtime, await player.lines(), session_id="copy")
+
+    steps = [step async for step in verify(other.runtime)]
+    assert [step for step in steps if isinstance(step, Found)] == []
+    assert steps[-1] == Done(is_good=True, facts={"entries": 16, "sessions": 2, "damaged": 0})
+    assert "migration" in {read_entry(row.body, row.hash).kind for row in await other.rows()}
+    with pytest.raises(MachineChanged) as refused:
+        await player.out("replay")
+    assert refused.value.facts["reasons"] == ["migrated"]
+    assert len(json.loads((await player.lines())[0])["definitions"]) == 2
+
+
 async def test_what_format_1_wrote_keeps_its_bytes():
     first, *kept = (ROOT / "tests" / "journals" / "format1.jsonl").read_text(encoding="utf-8").splitlines()
     files = {"machines/format_one.yaml": json.loads(first)["machine"]}
@@ -303,7 +358,7 @@ async def test_what_format_1_wrote_keeps_its_bytes():
 
 async def test_a_long_session_is_given_away_in_pages_and_without_what_is_played_meanwhile():
     player = await begun()
-    for _ in range(PAGE):
+    for _ in range(PROGRESS_EVERY):
         await player.choose("strike")
     parts = export(player.runtime, "s1", "jsonl", "operator")
 
@@ -311,10 +366,10 @@ async def test_a_long_session_is_given_away_in_pages_and_without_what_is_played_
     await player.choose("strike")
     lines = [part async for part in parts]
 
-    assert header["entries"] == len(lines) == PAGE + 1
+    assert header["entries"] == len(lines) == PROGRESS_EVERY + 1 > PAGE
     other = await opened(lamp())
     steps = await taken_in(other.runtime, [msgspec.json.encode(header), *lines])
-    assert steps[:-1] == [Progress(PAGE, PAGE + 1)]
+    assert steps[:-1] == [Progress(PROGRESS_EVERY, PROGRESS_EVERY + 1)]
 
 
 async def test_a_session_that_is_deleted_meanwhile_breaks_its_export_off():
@@ -992,32 +1047,6 @@ async def test_a_replay_has_the_operators_secrets_so_that_it_can_be_played():
         entry.after.context for entry in await branch_of(player)
     ]
     assert any("secret" in step["expect"].get("context", {}) for step in replay_in(await player.out("replay"))["steps"])
-
-
-async def test_a_replay_is_of_one_definition():
-    player = await begun()
-    head = await player.runtime.store.head("s1")
-    assert head is not None
-    newer = lamp(LAMP.replace("hp - 1", "hp - 2"))
-    await player.runtime.store.keep(newer.digest, newer.files)
-    moved = replace(
-        head,
-        seq=2,
-        kind="migration",
-        digest=newer.digest,
-        after=replace(head.after, digest=newer.digest),
-        last_turn=1,
-        prev_hash=head.hash,
-    )
-    await player.runtime.store.append(sealed(moved))
-    await player.out("replay")
-    await player.choose("strike")
-
-    with pytest.raises(MachineChanged) as refused:
-        await player.out("replay")
-
-    assert refused.value.facts["reasons"] == ["migrated"]
-    assert len(json.loads((await player.lines())[0])["definitions"]) == 2
 
 
 # Over HTTP.
