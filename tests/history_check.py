@@ -8,7 +8,8 @@ A *mark* names one thing that a client wanted: its retries carry the same mark, 
 and so does the entry that it made. The rules, by the name that a Violation carries:
 
 chain      seq 1 to n, each hash over its own body, each the next one's link
-numbers    a session's tellings are numbered 1, 2, 3 …; only what a fork copied may leave numbers out
+numbers    a session's tellings are numbered 1, 2, 3 …, whatever moved its head between; only what a fork copied
+           may leave numbers out
 lineage    each entry grew from a turn that is there, and begins in the state which that turn left,
            or which a migration since made of it
 lost       what was answered is in the store
@@ -133,7 +134,8 @@ class _Session:
             self.by_mark[each.mark].append(each)
         self.by_key = {each.key: each.mark for each in self.asked if each.key is not None}
         self.made = {mark: entry for entry in self.entries if (mark := self._mark(entry)) is not None}
-        self.by_answer = {bytes(entry.answer): entry for entry in self.entries}
+        self.by_data = {entry.data: entry for entry in self.entries}
+        self.by_answer = {bytes(entry.answer): entry for entry in self.entries if entry.is_telling}
 
     def violations(self) -> Iterator[Violation]:
         """All rules, one after the other."""
@@ -173,10 +175,12 @@ class _Session:
     def numbers(self) -> Iterator[str]:
         last = 0
         for entry in self.entries:
-            if not entry.is_telling:
-                continue
-            if entry.turn <= last or (entry.turn != last + 1 and entry.origin is None):
+            if entry.origin is not None:  # a copy keeps the number that it had
+                last = max(last, entry.next_turn - 1)
+            elif entry.is_telling and entry.turn != last + 1:
                 yield f"turn {entry.turn} follows turn {last}"
+            elif not entry.is_telling and (entry.turn > last or entry.next_turn != last + 1):
+                yield f"seq {entry.seq} ({entry.kind}) stands on turn {entry.turn}, and the newest is turn {last}"
             last = max(last, entry.turn)
 
     def lineage(self) -> Iterator[str]:
@@ -203,7 +207,7 @@ class _Session:
     def lost(self) -> Iterator[str]:
         turns = {entry.turn for entry in self.entries if entry.is_telling}
         for each in self.asked:
-            if each.is_answered and each.data not in self.by_answer:
+            if each.is_answered and each.data not in self.by_data:
                 turn = msgspec.json.decode(each.data)["session"]["turn"]
                 rule = "altered|" if turn in turns else "lost|"
                 yield f"{rule}turn {turn}, answered to {each.mark}, is not in the store as it was answered"
@@ -255,7 +259,7 @@ class _Session:
     def read(self) -> Iterator[str]:
         if not all(entry.is_telling for entry in self.entries):
             return  # a head that moved back is shown older than what was heard
-        answered = [each for each in self.asked if each.is_answered and each.data in self.by_answer]
+        answered = [each for each in self.asked if each.is_answered and each.data in self.by_data]
         for look in self.reads:
             if not look.is_answered:
                 continue
@@ -263,7 +267,7 @@ class _Session:
             if shown is None:
                 yield "altered|a session was shown with an answer that is not in the store"
                 continue
-            known = [self.by_answer[each.data].seq for each in answered if each.heard_at < look.sent_at]
+            known = [self.by_data[each.data].seq for each in answered if each.heard_at < look.sent_at]
             if shown.seq < max(known, default=0):
                 yield f"it was shown at seq {shown.seq} after seq {max(known)} had been heard"
             asked = self.by_mark.get(self._mark(shown) or "", [])
