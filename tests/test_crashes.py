@@ -10,19 +10,18 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import msgspec
 import pytest
-from clients import ROUNDS, Ask, Client, Plan, over
-from conftest import SCALE, tiny
+from clients import ROUNDS, Client, Plan
+from conftest import SCALE
 from crashing import POINTS
 from every_store import Home, homed, in_file
-from history_check import Log, check
+from history_check import Log, Sent, check
+from racing import MACHINE, race, servers_on
 from served import runtime_of
 from surviving import Door, Mortal
 
@@ -30,11 +29,8 @@ from runtime.formats import read_entry
 from runtime.session import Entry, Invoke
 from runtime.stores import Row
 from runtime.turn import play
-from server.app import create_app
-from server.settings import Settings
 
 pytestmark = pytest.mark.slow
-MACHINE = tiny(ROUNDS, "rounds")
 KILLED = -signal.SIGKILL
 
 
@@ -193,21 +189,6 @@ async def test_a_process_that_was_stopped_beyond_its_lease_commits_nothing(proje
 # Races.
 
 
-@asynccontextmanager
-async def servers_on(home: Home, count: int) -> AsyncIterator[list[Ask]]:
-    """So many applications on one journal, each with a store of its own, as processes have."""
-    async with AsyncExitStack() as stack:
-        asks = []
-        for _ in range(count):
-            app: Any = create_app(Settings(), runtime_of(MACHINE, store=home.store()))
-            await stack.enter_async_context(app.lifespan())
-            transport = httpx.ASGITransport(app)
-            asks.append(
-                over(await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://x")))
-            )
-        yield asks
-
-
 @pytest.mark.parametrize("rivals", [2, 10])
 @pytest.mark.parametrize(("home", "servers"), [("duckdb", 1), ("postgres", 1), ("postgres", 3)], indirect=["home"])
 async def test_of_clients_that_race_for_a_turn_exactly_one_gets_it(home: Home, servers: int, rivals: int):
@@ -217,19 +198,13 @@ async def test_of_clients_that_race_for_a_turn_exactly_one_gets_it(home: Home, s
         clients = [Client(f"c{at}", log, asks[at % servers], Plan(), seed=at) for at in range(rivals)]
         await clients[0].begin("s0")
         for turn in range(1, 1 + 10 * SCALE):
-            await race(clients, turn)
+            assert_one_won(await race(clients, turn), turn)
     assert check(log, await rows_in(home)) == []
 
 
-async def race(clients: list[Client], turn: int) -> None:
-    """All of them send at once what they chose at one turn."""
-    body = {"payload": {"selected_option_id": 1}}
-    marks = [next(client.marks) for client in clients]
-    keys = [f"key-{mark}" if at % 2 else None for at, mark in enumerate(marks)]
-    heard = await asyncio.gather(
-        *(client.send("s0", mark, body, key, turn) for client, mark, key in zip(clients, marks, keys, strict=True))
-    )
-    assert sorted(each.status for each in heard) == [200, *[409] * (len(clients) - 1)]
+def assert_one_won(heard: list[Sent], turn: int) -> None:
+    """One was answered; each other was told why not, and what to do."""
+    assert sorted(each.status for each in heard) == [200, *[409] * (len(heard) - 1)]
     for each in heard:
         data = msgspec.json.decode(each.data)
         if each.is_answered:
