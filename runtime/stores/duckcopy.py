@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from runtime.errors import StoreUnavailable, ValidationError
@@ -18,6 +19,7 @@ from runtime.stores.headfile import HeadFile, Link, Mark, group_hash
 from runtime.stores.tables import SPAN, Connection, Values, rows_of
 
 _COPIED = ("tombstones", "definitions", "meta")
+_COPIED_LINKS = tables.LINKS.replace("FROM entries", "FROM copy.entries").replace("FROM tomb", "FROM copy.tomb")
 _LAST_GROUP = """
     SELECT greatest(0, (SELECT max(grp) FROM entries), (SELECT max(grp) FROM tombstones))
 """
@@ -45,13 +47,25 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def attach(db: Connection, copy: Path) -> None:
-    """Begin an empty copy, with the tables of this format."""
+@contextmanager
+def _attached_copy(db: Connection, copy: Path) -> Iterator[None]:
+    """An empty copy with the tables of this format, in one transaction until it is whole; let go of in the end."""
     discard(copy)
-    quoted = str(copy).replace("'", "''")
+    quoted = str(copy.absolute()).replace("'", "''")
     db.execute(f"ATTACH '{quoted}' AS copy (ROW_GROUP_SIZE 2048)")
-    for name, columns in tables.TABLES.items():
-        db.execute(f"CREATE TABLE copy.{name} ({columns})")
+    try:
+        for name, columns in tables.TABLES.items():
+            db.execute(f"CREATE TABLE copy.{name} ({columns})")
+        db.execute("BEGIN")
+        try:
+            yield
+            db.execute("COMMIT")
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+        db.execute("CHECKPOINT copy")
+    finally:
+        db.execute("DETACH copy")
 
 
 def discard(copy: Path) -> None:
@@ -108,30 +122,26 @@ def copied(db: Connection, copy: Path) -> Generator[Step, None, Link]:
 
     The connection's own transaction sees one moment of the journal, whatever is written meanwhile.
     """
-    attach(db, copy)
-    db.execute("BEGIN")
-    last = last_of(db)
-    for start in range(0, last, SPAN):
-        db.execute("INSERT INTO copy.entries FROM journal.entries WHERE pos > $1 AND pos <= $2", [start, start + SPAN])
-        yield Progress(min(start + SPAN, last), 2 * last)
-    for name in _COPIED:
-        db.execute(f"INSERT INTO copy.{name} FROM journal.{name}")
-    db.execute("COMMIT")
-    db.execute("CHECKPOINT copy")
-    db.execute("USE copy")
-    end = yield from _checked(db, copy, last)
-    db.execute("USE journal")
-    db.execute("DETACH copy")
-    return end
+    with _attached_copy(db, copy):
+        last = last_of(db)
+        for start in range(0, last, SPAN):
+            end = min(start + SPAN, last)
+            db.execute("INSERT INTO copy.entries FROM journal.entries WHERE pos > $1 AND pos <= $2", [start, end])
+            yield Progress(end, 2 * last)
+        for name in _COPIED:
+            db.execute(f"INSERT INTO copy.{name} FROM journal.{name}")
+        return (yield from _checked(db, last))
 
 
-def _checked(db: Connection, copy: Path, last: int) -> Generator[Step, None, Link]:
+def _checked(db: Connection, last: int) -> Generator[Step, None, Link]:
     chain = ""
     for start in range(0, last, SPAN):
         end = min(start + SPAN, last)
-        rows = rows_of(db, tables.LINKS, start, end)
+        rows = rows_of(db, _COPIED_LINKS, start, end)
         if wrong := next(tables.breaks(rows, start, end, chain), None):
-            raise StoreUnavailable(f"the copy {copy} is not whole: {wrong.what}", hint="Run `edgewise db verify`.")
+            raise StoreUnavailable(
+                f"the journal is not whole, and is not copied: {wrong.what}", hint="Run `edgewise db verify`."
+            )
         chain = rows[-1][2]
         yield Progress(last + end, 2 * last)
     return Link(last, chain)
@@ -143,17 +153,13 @@ def upgraded(db: Connection, copy: Path, record: HeadFile) -> Iterator[Step]:
     Raises StoreUnavailable where it doesn't end at its mark.
     """
     record.check_mark(mark_of_v1(db))
-    attach(db, copy)
     total = rows_of(db, tables.COUNT)[0][0]
     link = Link()
-    db.execute("BEGIN")
-    for group in _in_groups(_rows_of_v1(db)):
-        link = _write_group(db, group, link)
-        yield Progress(min(link.pos, total), total)
-    db.execute("INSERT INTO copy.definitions FROM journal.definitions")
-    db.execute("COMMIT")
-    db.execute("CHECKPOINT copy")
-    db.execute("DETACH copy")
+    with _attached_copy(db, copy):
+        for group in _in_groups(_rows_of_v1(db)):
+            link = _write_group(db, group, link)
+            yield Progress(min(link.pos, total), total)
+        db.execute("INSERT INTO copy.definitions FROM journal.definitions")
 
 
 def last_of(db: Connection, first: int = 0) -> int:

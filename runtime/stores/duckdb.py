@@ -64,6 +64,7 @@ class DuckDBStore:
         self._asked: dict[str, int] = {}
         self._loading: asyncio.Task[None] | None = None
         self._kept: set[str] = set()
+        self._has_failed = asyncio.Event()
         self._copying: asyncio.Future[None] | None = None
         self._file: DuckFile | None = None
         self._writer: GroupWriter[Values] | None = None
@@ -72,6 +73,11 @@ class DuckDBStore:
     def failed(self) -> str:
         """Why this store works no more, '' while it does. The process should end and start anew."""
         return self._file.failed if self._file else ""
+
+    async def until_failed(self) -> str:
+        """Wait until this store works no more, for whoever then ends the process; why it doesn't."""
+        await self._has_failed.wait()
+        return self.failed
 
     @property
     def owner_token(self) -> str:
@@ -84,7 +90,8 @@ class DuckDBStore:
         Raises StoreUnavailable, with owner_pid and owner_url where another process owns the file.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = await asyncio.to_thread(DuckFile, self._path, self._owner, self._lock_wait_s)
+        on_failed = partial(asyncio.get_running_loop().call_soon_threadsafe, self._has_failed.set)
+        self._file = await asyncio.to_thread(DuckFile, self._path, self._owner, self._lock_wait_s, on_failed)
         self._writer = GroupWriter(self._file.append, lambda: bool(self.failed))
 
     async def head(self, session_id: str) -> Entry | None:

@@ -46,10 +46,14 @@ _log = logging.getLogger(__name__)
 
 
 class DuckFile:
-    """The open file. All but `read` and `close` are called from the writer's thread only."""
+    """The open file. All but `read`, `back_up` and `close` are called from the writer's thread only.
 
-    def __init__(self, path: Path, owner: Owner, lock_wait_s: float) -> None:
+    `on_failed` is called once, in any thread, when `failed` is set.
+    """
+
+    def __init__(self, path: Path, owner: Owner, lock_wait_s: float, on_failed: Callable[[], object]) -> None:
         self.failed = ""
+        self._on_failed = on_failed
         self.path = path
         self._copy = beside(path, ".copy")
         self._wal = beside(path, ".wal")
@@ -162,7 +166,7 @@ class DuckFile:
                 self._db = _attached(self.path)
                 _lock_up(self._db)
             except BaseException:
-                self.failed = "the file could not be opened again after it was written anew"
+                self._fail("the file could not be opened again after it was written anew")
                 raise
             resumed(self._db)
         self._wal_bytes = size_of(self._wal)
@@ -205,7 +209,7 @@ class DuckFile:
         try:
             self._db.commit()
         except duckdb.Error:
-            self.failed = "a commit failed, and whether its rows are there is not certain"
+            self._fail("a commit failed, and whether its rows are there is not certain")
             raise
 
     def _roll_back(self) -> None:
@@ -226,6 +230,13 @@ class DuckFile:
             # What was committed is durable: a record that lags behind it is caught up with at the next start.
             _log.warning("the journal's record can't be written: %s", error)
 
+    def _fail(self, why: str) -> None:
+        """From now on nothing is read or written: the first reason is the one that counts."""
+        if not self.failed:
+            self.failed = why
+            _log.critical("the journal %s has failed: %s", self.path, why)
+            self._on_failed()
+
     def _check_well(self) -> None:
         if self.failed:
             raise StoreUnavailable(f"the journal has failed: {self.failed}", hint="The server has to be started again.")
@@ -234,7 +245,7 @@ class DuckFile:
         kind = type(error).__name__
         _log.error("the journal can't be %s: %s: %s", done, kind, error)
         if isinstance(error, (duckdb.FatalException, duckdb.InternalException)):
-            self.failed = self.failed or f"DuckDB reported a fatal error ({kind})"
+            self._fail(f"DuckDB reported a fatal error ({kind})")
         return StoreUnavailable(f"the journal can't be {done} now ({kind})", hint="Send the same again later.")
 
 
