@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
+import psycopg
 import pytest
 from conftest import SCALE
 from journal_entries import entry_after, is_whole, line_of
@@ -21,9 +22,10 @@ from postgres import database, name_of, pgbouncer, server
 from proxy import Proxy
 
 from runtime.errors import SessionExists, StaleTurn, StoreUnavailable
-from runtime.session import Entry, sealed
-from runtime.stores import Claim, Damage
+from runtime.session import Entry, body_of, sealed
+from runtime.stores import Claim, Damage, pg_statements
 from runtime.stores.heads import row_of
+from runtime.stores.pg_writer import entry_values
 from runtime.stores.postgres import PostgresStore
 
 MODES = [False, True]
@@ -135,6 +137,30 @@ async def test_two_processes_that_wait_for_each_other_make_one_chain(url, stores
     entries = await one.entries("s1")
     assert is_whole(entries)
     assert [entry.key for entry in entries] == [f"key {turn}" for turn in range(1, 6)]
+
+
+async def test_a_claim_that_waited_for_anothers_commit_sees_what_that_wrote(url, stores, is_cluster_safe):
+    """Though it began before: the head, and the entry of its own key."""
+    store = await stores(url, is_cluster_safe=is_cluster_safe)
+    head = entry_after(None)
+    await store.append(head)
+    for key, other_key in (("k-1", "k-2"), ("k", "k")):
+        entry = sealed(msgspec.structs.replace(entry_after(head), key=other_key))
+        async with await psycopg.AsyncConnection.connect(url) as other:
+            moved = {**entry_values(entry, body_of(entry).decode()), "player_id": None, "ended": False, "epoch": 0}
+            await other.execute(pg_statements.MOVE.encode(), {**moved, "prev_hash": head.hash})
+            await other.execute(pg_statements.WRITE.encode(), moved)
+            claiming = asyncio.create_task(store.claim("s1", key=key))
+            await until(lambda: bool(asked(url, "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")))
+            await other.commit()
+
+        claim = await claiming
+
+        assert claim.head == entry
+        assert (claim.is_mine, claim.answered) == ((False, entry) if key == other_key else (True, None))
+        assert await store.in_progress("s1") == claim.is_mine
+        await store.release(claim)
+        head = entry
 
 
 async def test_a_list_that_another_process_writes_to_is_read_once_through(url, stores):
@@ -387,6 +413,25 @@ async def test_a_statement_that_comes_late_has_no_effect(url, stores, proxy, is_
     await proxy.resume_to_the_end()
     assert await store.entries("s1") == [first, second, third]
     assert [damage async for damage in store.audit()] == []
+
+
+async def test_an_append_that_was_refused_does_not_come_true_later(url, stores, proxy, is_cluster_safe):
+    """The statement still hung in the network when its time and its budget were over."""
+    store = await stores(proxy.url(url), is_cluster_safe=is_cluster_safe, within_s=0.3, budget_s=0.1)
+    first = entry_after(None)
+    await store.append(first)
+    claim = await store.claim("s1")
+    proxy.stall("up")
+
+    with pytest.raises(StoreUnavailable):
+        await store.append(entry_after(first), claim)
+    assert await store.head("s1") == first
+    await proxy.resume_to_the_end()
+
+    await store.ping()
+    assert await store.head("s1") == first
+    await store.release(claim)
+    assert not await store.in_progress("s1")
 
 
 async def test_an_entry_that_cannot_be_settled_is_refused_and_never_guessed(url, stores, proxy, is_cluster_safe):

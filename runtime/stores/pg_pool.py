@@ -170,8 +170,7 @@ class Pool:
     async def close(self) -> None:
         """Close every connection; work that runs is cut off."""
         self._is_closed = True
-        for task in [*self._tasks]:
-            await self._stop(task)
+        await asyncio.gather(*map(self._stop, self._tasks))
         await self._drop_idle()
 
     async def _worked(self, work: Callable[[Link], Awaitable[Result]], link: Link) -> Result:

@@ -29,7 +29,7 @@ from runtime.stores import pg_statements as sql
 from runtime.stores.heads import follows, position_of, refuse_existing
 from runtime.stores.leases import taken_over
 from runtime.stores.pg_leases import Lease, Leases, set_within
-from runtime.stores.pg_pool import Conflict, Link, Lost, Pool, Rejected, Rows, Values, pause, unavailable
+from runtime.stores.pg_pool import Conflict, Link, Lost, Pool, Rejected, Rows, Statement, Values, pause, unavailable
 from runtime.stores.pg_schema import make_ready
 from runtime.stores.pg_writer import Job, Writer, entry_values, new_epoch
 
@@ -394,8 +394,13 @@ async def _look_each(link: Link, asked: Values) -> _Found:
 
 
 async def _for_each(link: Link, statement: str, held: Sequence[Lease], lease_s: float) -> None:
-    about = [(statement, {**lease._asdict(), "lease_s": lease_s}) for lease in held]
-    await link.each((sql.BEGIN, {}), (sql.LIGHTLY, {}), *about, (sql.COMMIT, {}))
+    """Each in a transaction of its own, all sent at once: no row waits for another's."""
+    for start in range(0, len(held), PAGE):
+        alone: list[Statement] = []
+        for lease in held[start:][:PAGE]:
+            about = {**lease._asdict(), "lease_s": lease_s}
+            alone += [(sql.BEGIN, {}), (sql.LIGHTLY, {}), (statement, about), (sql.COMMIT, {})]
+        await link.each(*alone)
 
 
 async def _adopted(link: Link, entries: Sequence[Entry], bodies: Sequence[str]) -> bool:
