@@ -30,7 +30,8 @@ README = Page(ROOT / "README.md")
 TESTS = Page(ROOT / "tests" / "README.md")
 MACHINES = Page(ROOT / "machines" / "README.md")
 CHANGELOG = Page(ROOT / "CHANGELOG.md")
-PAGES = (README, TESTS, MACHINES, CHANGELOG)
+DEPLOY = Page(ROOT / "deploy" / "README.md")  # what it says beside its links and settings is test_deploy's
+PAGES = (README, TESTS, MACHINES, CHANGELOG, DEPLOY)
 ADDRESS = "http://127.0.0.1:8000"
 UV = "uv run "
 
@@ -216,7 +217,7 @@ def test_every_file_of_tests_stands_in_the_table_once() -> None:
 
 
 def test_a_newcomer_finds_a_first_file_at_once() -> None:
-    """Each of the three users has a section that begins with the first file to open, and the page stays short."""
-    for heading in ("I call it: clients", "I write it: designers", "I test it: testers"):
+    """Each of the four users has a section that begins with the first file to open, and the page stays short."""
+    for heading in ("I call it: clients", "I write it: designers", "I test it: testers", "I keep it: operators"):
         assert README.section(heading).strip().startswith("**First file: [")
     assert README.text.count("\n") <= 260
