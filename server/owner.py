@@ -35,6 +35,7 @@ SILENCE_S = 600.0
 TRIES = 4
 """How often a request with a key is sent where no answer comes, or one that says to send it again."""
 PAUSE_S = 0.5
+"""Seconds between two tries."""
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -47,11 +48,20 @@ class Owner:
     the command runs.
     """
 
-    def __init__(self, client: httpx.AsyncClient, where: str, *, is_near: bool = False, is_alone: bool = False) -> None:
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        where: str,
+        *,
+        is_near: bool = False,
+        is_alone: bool = False,
+        pause_s: float = PAUSE_S,
+    ) -> None:
         self._client = client
         self.where = where
         self.is_near = is_near
         self.is_alone = is_alone
+        self._pause_s = pause_s
 
     async def ask(self, method: str, path: str, body: Any = None, *, key: str | None = None, **query: Any) -> Any:
         """The `data` of an answer. With a key the same request is sent again where that helps. Raises Refused."""
@@ -67,7 +77,7 @@ class Owner:
             except Refused as refused:
                 if refused.retry != "same" or not left:
                     raise
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(self._pause_s)
         raise AssertionError("the last try answers or raises")
 
     async def steps(
@@ -125,7 +135,7 @@ class Owner:
         try:
             envelope = _decode(body)
             if envelope["code"]:
-                raise Refused.of(envelope)
+                raise _refused(envelope)
             return envelope["data"]
         except (msgspec.DecodeError, KeyError, TypeError):
             raise self._stranger() from None
@@ -137,6 +147,14 @@ class Owner:
     def _stranger(self) -> Refused:
         hint = f"Give the address that {typed('serve')} printed."
         return Refused("no_edgewise", f"what answers at {self.where} is no Edgewise server", hint)
+
+
+def _refused(envelope: Mapping[str, Any]) -> Refused:
+    """What an error's envelope says to an operator: its sentence, or every fault where there are several."""
+    data = envelope["data"]
+    details = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in data.get("details", [])]
+    message = "; ".join(details) if len(details) > 1 else envelope["message"]
+    return Refused(data["error"], message, data["hint"], retry=data["retry"])
 
 
 class Told(NamedTuple):

@@ -24,6 +24,7 @@ from msgspec import Meta, Struct
 
 from runtime.copying import copy
 from runtime.errors import Overloaded, Refusal, StoreUnavailable
+from runtime.export import import_lines
 from runtime.migrate import migrate
 from runtime.progress import Done, Step
 from runtime.retention import prune
@@ -125,7 +126,7 @@ async def tend_store(request: Asked, task: FromPath[str]) -> ASGIApp:
     if task == "import":
         query = read_query(ImportQuery, request.scope["query_string"])
         _refuse_other_lines(call.headers)
-        return _Work(house, task, lambda lines: _import(house, lines, query.session_id))
+        return _Work(house, task, lambda lines: import_lines(house.runtime, lines, session_id=query.session_id))
     if task not in _TASKS:
         raise _unknown(task)
     read_query(NoQuery, request.scope["query_string"])
@@ -241,12 +242,6 @@ def _prune(house: House, _: Call, sent: PruneSent) -> Steps:
 
 def _migrate(house: House, _: Call, sent: MigrateSent) -> Steps:
     return migrate(house.runtime, sent.machine, dry_run=sent.dry_run)
-
-
-def _import(house: House, lines: AsyncIterator[bytes], session_id: str | None) -> Steps:
-    from runtime.export import import_lines  # noqa: PLC0415
-
-    return import_lines(house.runtime, lines, session_id=session_id)
 
 
 _TASKS: Mapping[str, tuple[type[Any], Callable[[House, Call, Any], Steps]]] = {

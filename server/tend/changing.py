@@ -105,7 +105,7 @@ def import_(options: dict[str, Any]) -> NoReturn:
     async def work(owner: Owner) -> int:
         return await report(owner.steps("import", lines=_pieces(file), session_id=new_id), form, "importing")
 
-    tend(options, work, needs_project=True, makes_journal=True)
+    tend(options, work, makes_journal=True)
 
 
 async def _pieces(file: IO[bytes]) -> AsyncIterator[bytes]:
