@@ -6,7 +6,7 @@
     with postgres_store() as store: ...     # a Store on a database of its own, not open yet
 
 The server starts when it is first asked for, and stops with this process however that ends: it
-lives as long as a pipe from here is open. As root it runs as `nobody`, which no server refuses.
+lives as long as a pipe from here is open, and so does its folder. As root it runs as `nobody`, which no server refuses.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ from runtime.stores.postgres import PostgresStore
 START_S = 30.0
 """Seconds in which a server must answer."""
 _WATCHED = '"$@" & child=$!; trap "" INT TERM; cat >/dev/null; kill -INT $child 2>/dev/null; wait $child'
+_SWEPT = (
+    'cat >/dev/null; for n in $(seq 300); do [ -e "$1/data/postmaster.pid" ] || break; sleep 0.1; done; rm -rf "$1"'
+)
 _TEMPLATE = "edgewise_template"
 _numbers = count(1)
 
@@ -94,6 +97,9 @@ class Server:
     def __init__(self, **settings: str) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="edgewise-postgres-"))
         self._folder.chmod(0o755)
+        self._sweeper = subprocess.Popen(
+            ["/bin/sh", "-c", _SWEPT, "sh", self._folder], stdin=subprocess.PIPE, cwd="/", start_new_session=True
+        )
         self._data = self._folder / "data"
         self._data.mkdir(mode=0o700)
         self.log = self._folder / "log"
@@ -154,9 +160,11 @@ class Server:
             return cursor.fetchall() if cursor.description else []
 
     def remove(self) -> None:
-        """Stop it and remove its folder."""
+        """Stop it and remove its folder, as also happens where this process ends without a word."""
         self.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        assert self._sweeper.stdin is not None
+        self._sweeper.stdin.close()
+        self._sweeper.wait(START_S)
 
     def _run(self, program: str, *args: str) -> None:
         done = subprocess.run(
