@@ -36,7 +36,7 @@ DOORS = {
     "cel_expr_python": {"runtime.expression"},
     "yaml": {"runtime.document"},
     "jinja2": {"runtime.template"},
-    "httpx": {"runtime.narrators.openai", "server.play.remote"},
+    "httpx": {"runtime.narrators.openai", "server.owner", "server.play.remote"},
     "httpx_aiohttp": {"runtime.narrators.openai"},
     "aiohttp": {"runtime.narrators.openai"},
     "duckdb": {"runtime.stores.duckfile"},
