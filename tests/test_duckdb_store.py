@@ -23,6 +23,7 @@ import pytest
 from journal_entries import entry_after, is_whole, line_of
 
 from runtime.errors import StaleTurn, StoreUnavailable
+from runtime.session import Entry, sealed
 from runtime.stores.duckdb import DuckDBStore
 from runtime.stores.groups import GroupWriter
 from runtime.stores.lockfile import Owner, owner_of
@@ -384,8 +385,9 @@ async def test_what_is_queued_is_written_before_the_store_closes(file: Path) -> 
 
 
 async def test_a_fatal_error_ends_the_store(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is written or read any more, and the reason is there for the server to see."""
+    """Nothing is written or read any more, and whoever waits for that hears the reason."""
     async with opened(file) as store:
+        ending = asyncio.create_task(store.until_failed())
         await store.append(entry_after(None))
 
         def fatal() -> None:
@@ -397,7 +399,8 @@ async def test_a_fatal_error_ends_the_store(file: Path, monkeypatch: pytest.Monk
             await store.append(entry_after(None, "s2"))
         monkeypatch.undo()
 
-        assert "fatal error" in store.failed
+        assert "fatal error" in await ending
+        assert store.failed == await ending
         for refused in (store.append(entry_after(None, "s3")), store.entries("s1"), store.ping()):
             with pytest.raises(StoreUnavailable, match="the journal has failed"):
                 await refused
@@ -461,3 +464,130 @@ async def test_a_broken_journal_is_not_tried_again() -> None:
 
     assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 4
     assert sum(tries) == 4
+
+
+# Claims and keys, as far as the file and its cache have a part in them; the suite has the rest.
+
+
+def keyed(entries: list[Entry], *keys: str | None) -> list[Entry]:
+    """A session's entries made by these keys, linked anew."""
+    linked: list[Entry] = []
+    for entry, key in zip(entries, keys, strict=True):
+        link = linked[-1].hash if linked else ""
+        linked.append(sealed(msgspec.structs.replace(entry, key=key, request_hash="r", prev_hash=link, hash="")))
+    return linked
+
+
+async def counted_reads(store: DuckDBStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The queries that the store sends from now on."""
+    queries: list[str] = []
+    read = store._read
+
+    async def counted(sql: str, values: list[Any]) -> list[Any]:
+        queries.append(sql)
+        return await read(sql, values)
+
+    monkeypatch.setattr(store, "_read", counted)
+    return queries
+
+
+async def test_a_new_key_costs_no_look_into_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cold session's keys come with its head; a hit reads its one entry."""
+    entries = keyed(line_of(3), "k1", None, "k3")
+    async with opened(file) as store:
+        for entry in entries:
+            await store.append(entry)
+
+    async with opened(file) as store:
+        queries = await counted_reads(store, monkeypatch)
+        first = await store.claim("s1", key="new")
+        assert (first.head, first.is_mine, len(queries)) == (entries[-1], True, 1)
+        for number in range(5):
+            await store.release(first)
+            first = await store.claim("s1", key=f"new{number}")
+        assert len(queries) == 1
+
+        assert (await store.claim("s1", key="k1")).answered == entries[0]
+        assert (await store.claim("s1", key="k3")).answered == entries[2]
+        assert len(queries) == 3
+
+
+async def test_keys_that_are_older_than_what_was_read_are_read_when_they_are_asked_for(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that was set back finds them too; what was appended meanwhile is kept."""
+    entries = keyed(line_of(4), "k1", "k2", "k3", "k4")
+    async with opened(file) as store:
+        for entry in entries[:3]:
+            await store.append(entry)
+
+    async with opened(file) as store:
+        since_ms = entries[2].at_ms
+        queries = await counted_reads(store, monkeypatch)
+        assert (await store.claim("s1", key="k3", since_ms=since_ms)).answered == entries[2]
+        claim = await store.claim("s1", key="k1", since_ms=since_ms)
+        assert (claim.answered, claim.is_mine, len(queries)) == (None, True, 2)
+        await store.append(entries[3], claim)
+
+        assert (await store.claim("s1", key="k2", since_ms=entries[1].at_ms)).answered == entries[1]
+        assert (await store.claim("s1", key="k4", since_ms=0)).answered == entries[3]
+        assert (await store.claim("s1", key="k1", since_ms=0)).answered == entries[0]
+
+
+async def test_many_who_ask_for_one_cold_session_by_different_times_are_all_answered(file: Path) -> None:
+    """None waits for ever on another's read."""
+    entries = keyed(line_of(4), "k1", "k2", "k3", "k4")
+    async with opened(file) as store:
+        for entry in entries:
+            await store.append(entry)
+
+    async with opened(file, cached_heads=1) as store:
+        asked = [store.claim("s1", key=entry.key, since_ms=entry.at_ms) for entry in entries * 5]
+        heads = [store.head(f"s{number % 3}") for number in range(20)]
+        claims = await asyncio.gather(*asked)
+        await asyncio.gather(*heads)
+
+    assert [claim.answered for claim in claims] == entries * 5
+
+
+async def test_the_keys_of_a_session_that_never_rests_are_bounded(file: Path) -> None:
+    """Those that are too old to be asked for are dropped, and found again where somebody does."""
+    entries = keyed(line_of(700), *(f"k{number}" for number in range(700)))
+    async with opened(file) as store:
+        for entry in entries:
+            await store.append(entry, await store.claim("s1", key=entry.key, since_ms=entry.at_ms - 10))
+
+        assert len(store._heads.get("s1")._keys) < 300
+        assert (await store.claim("s1", key="k5", since_ms=0)).answered == entries[5]
+
+
+async def test_a_key_of_a_deleted_session_is_nobodys(file: Path) -> None:
+    """Nor of the session that has its id now."""
+    old = keyed(line_of(2), "k1", "k2")
+    async with opened(file) as store:
+        for entry in old:
+            await store.append(entry)
+        assert await store.delete("s1")
+        claim = await store.claim("s1", key="k2")
+        assert (claim.head, claim.answered, claim.is_mine) == (None, None, True)
+        await store.append(keyed(line_of(1), "k3")[0], claim)
+        assert (await store.claim("s1", key="k1")).answered is None
+
+    async with opened(file) as store:
+        assert (await store.claim("s1", key="k1")).answered is None
+        assert (await store.claim("s1", key="k3")).answered is not None
+
+
+async def test_whoever_goes_away_while_its_entry_is_written_is_found_by_its_key(file: Path) -> None:
+    """The claim is given back at once; the next one waits for the write, and hears of it."""
+    (entry,) = keyed(line_of(1), "k1")
+    async with opened(file) as store:
+        claim = await store.claim("s1", key="k1")
+        appending = asyncio.create_task(store.append(entry, claim))
+        await asyncio.sleep(0)
+        appending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await appending
+        await store.release(claim)
+
+        assert (await store.claim("s1", key="k1")).answered == entry

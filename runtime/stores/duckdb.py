@@ -119,6 +119,8 @@ class DuckDBStore:
         self, session_id: str, *, key: str | None = None, request_hash: str = "", since_ms: int = 0
     ) -> Claim:
         """Ask for a session, to play a turn on it."""
+        if key is not None:
+            self._since_ms = since_ms  # what is asked for next is as new, give or take
         with self._holding(session_id):
             while True:
                 known = await self._at_rest(session_id, NO_KEYS_MS if key is None else since_ms)
@@ -351,8 +353,6 @@ class DuckDBStore:
 
     async def _loaded(self, session_id: str, since_ms: int) -> Known:
         """What the file tells of a session, with its keys since a time; those asked for together share one read."""
-        if since_ms < NO_KEYS_MS:
-            self._since_ms = since_ms
         if session_id in self._asked:
             self._asked[session_id] = min(since_ms, self._asked[session_id])
         elif session_id not in self._cold:  # else its read is under way, and whoever needs older keys asks again

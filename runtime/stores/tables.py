@@ -24,8 +24,8 @@ FILE_FORMAT = 2
 
 SPAN = 4096
 """How many positions are read at a time where no bodies are."""
-BODY_SPAN = 256
-"""How many positions are read at a time with their bodies."""
+BODY_SPAN = 2048
+"""How many positions are read at a time with their bodies: a row group, since DuckDB scans it whole."""
 Values = tuple[Any, ...]
 """A row of a table, in the order of its columns."""
 
