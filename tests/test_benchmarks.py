@@ -26,3 +26,40 @@ def test_turns_beside_an_echo_as_a_table_and_as_json(tmp_path):
     assert set(found["turns"]) == {"per_second", "p50_ms", "p99_ms", "answers"}
     assert found["turns"]["answers"] > 0
     assert f"turns / echo = {found['ratio']:.2f}" in run.stdout
+
+
+@pytest.mark.slow
+def test_durability_as_tables_and_as_json(tmp_path):
+    figures = tmp_path / "figures.json"
+    short = ["--crashes", "1", "--races", "2", "--sizes", "200", "--processes", "1", "--seconds", "0.3"]
+
+    run = subprocess.run(
+        [sys.executable, "benchmarks/durability.py", *short, "--connections", "4", "--json", str(figures)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    found = json.loads(figures.read_text(encoding="utf-8"))
+    assert {each["store"] for each in found["crashes"]} == {"duckdb", "postgres"}
+    for each in found["crashes"] + found["races"]:
+        assert (each["lost"], each["doubled"], each["violations"]) == (0, 0, 0)
+    assert [each["won_by_one"] for each in found["races"]] == [2] * 6
+    (size,) = found["sizes"]
+    assert (size["entries"], size["sessions"]) == (200, 2)
+    assert size["turns"] > 0
+    assert found["processes"][0]["turns"] > 0
+    assert [line for line in run.stdout.splitlines() if line in {"Deaths", "Races", "A journal's size", "PostgreSQL"}]
+
+
+@pytest.mark.slow
+def test_a_soak_tells_the_same_figures_first_and_last(tmp_path):
+    figures = tmp_path / "figures.json"
+    short = ["--soak", "0.005", "--seconds", "0.2", "--connections", "4", "--json", str(figures)]
+
+    subprocess.run([sys.executable, "benchmarks/durability.py", *short], cwd=ROOT, capture_output=True, check=True)
+
+    found = json.loads(figures.read_text(encoding="utf-8"))["soak"]
+    assert set(found["first"]) == set(found["last"]) >= {"per_second", "p50_ms", "p99_ms", "memory_mb", "journal_mb"}
+    assert found["turns"] > 0
