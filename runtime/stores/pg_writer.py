@@ -218,7 +218,7 @@ class Writer:
             try:
                 outcomes = await self._pool.run(lambda link: _fenced(link, jobs))
                 break
-            except (Lost, Conflict, StoreUnavailable) as error:
+            except (Lost, Conflict, Rejected, StoreUnavailable) as error:
                 if time.monotonic() > until:
                     raise StoreUnavailable(
                         "whether the turn was written can't be found out now",
