@@ -16,7 +16,7 @@ from runtime.formats import read_entry
 from runtime.progress import Progress, Step
 from runtime.stores import tables
 from runtime.stores.headfile import HeadFile, Link, Mark, group_hash
-from runtime.stores.tables import SPAN, Connection, Values, rows_of
+from runtime.stores.tables import COPY_SPAN, Connection, Values, rows_of
 
 _COPIED = ("tombstones", "definitions", "meta")
 _COPIED_LINKS = tables.LINKS.replace("FROM entries", "FROM copy.entries").replace("FROM tomb", "FROM copy.tomb")
@@ -74,6 +74,11 @@ def discard(copy: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def discard_spilled(file: Path) -> None:
+    """Remove what a query that outgrew its memory had to write out before its process died."""
+    shutil.rmtree(beside(file, ".tmp"), ignore_errors=True)
+
+
 def refuse_existing(target: Path) -> None:
     """Pass where there is no file yet, nor one that would belong to it. Raises ValidationError."""
     for path in (target, *(beside(target, suffix) for suffix in (".wal", ".head"))):
@@ -124,8 +129,8 @@ def copied(db: Connection, copy: Path) -> Generator[Step, None, Link]:
     """
     with _attached_copy(db, copy):
         last = last_of(db)
-        for start in range(0, last, SPAN):
-            end = min(start + SPAN, last)
+        for start in range(0, last, COPY_SPAN):
+            end = min(start + COPY_SPAN, last)
             db.execute("INSERT INTO copy.entries FROM journal.entries WHERE pos > $1 AND pos <= $2", [start, end])
             yield Progress(end, 2 * last)
         for name in _COPIED:
@@ -135,8 +140,8 @@ def copied(db: Connection, copy: Path) -> Generator[Step, None, Link]:
 
 def _checked(db: Connection, last: int) -> Generator[Step, None, Link]:
     chain = ""
-    for start in range(0, last, SPAN):
-        end = min(start + SPAN, last)
+    for start in range(0, last, COPY_SPAN):
+        end = min(start + COPY_SPAN, last)
         rows = rows_of(db, _COPIED_LINKS, start, end)
         if wrong := next(tables.breaks(rows, start, end, chain), None):
             raise StoreUnavailable(

@@ -31,6 +31,8 @@ from runtime.stores.lockfile import LockFile, Owner
 from runtime.stores.tables import Connection, Values, rows_of
 
 READERS = 2
+MEMORY = "1GB"
+"""What DuckDB may keep in memory, where the machine has more: else it keeps whatever it has read."""
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoload_known_extensions": "false",
@@ -61,6 +63,7 @@ class DuckFile:
         with ExitStack() as opening:
             take_lock(path, owner, lock_wait_s, opening)
             duckcopy.discard(self._copy)
+            duckcopy.discard_spilled(path)
             links = self._record.read()
             if not path.exists():
                 self._record.check(links, 0, {})
@@ -314,6 +317,9 @@ def _attached(path: Path, *, is_read_only: bool = False) -> duckdb.DuckDBPyConne
     db = duckdb.connect(":memory:", config=_CONFIG)
     try:
         quoted = str(path).replace("'", "''")
+        if rows_of(db, "SELECT current_setting('memory_limit')")[0][0].endswith(("GiB", "TiB")):
+            db.execute(f"SET memory_limit = '{MEMORY}'")
+        db.execute(f"SET temp_directory = '{quoted}.tmp'")
         db.execute("PRAGMA disable_checkpoint_on_shutdown")
         db.execute(f"ATTACH '{quoted}' AS journal ({'READ_ONLY' if is_read_only else 'ROW_GROUP_SIZE 2048'})")
         db.execute("USE journal")

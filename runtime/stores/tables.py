@@ -22,10 +22,10 @@ from runtime.stores import Damage
 FILE_FORMAT = 2
 """The version of the tables. An older file is upgraded when it is opened, a newer one is refused."""
 
-SPAN = 4096
-"""How many positions are read at a time where no bodies are."""
 BODY_SPAN = 2048
 """How many positions are read at a time with their bodies: a row group, since DuckDB scans it whole."""
+COPY_SPAN = 32_768
+"""How many positions one statement copies: a statement costs as much as thousands of rows."""
 Values = tuple[Any, ...]
 """A row of a table, in the order of its columns."""
 
@@ -112,7 +112,7 @@ TELLING = """
     WHERE sid = $1 AND session_id = $2 AND turn = $3 AND kind IN ('turn', 'regenerate') ORDER BY pos LIMIT 1
 """
 ENTRIES = """
-    SELECT body, hash FROM entries WHERE sid = $1 AND session_id = $2 AND seq > $3 ORDER BY seq LIMIT $4
+    SELECT seq, body, hash FROM entries WHERE sid = $1 AND session_id = $2 AND seq > $3 ORDER BY seq LIMIT $4
 """
 TREE = """
     SELECT seq, turn, parent, kind, source, state, digest, at_ms FROM entries
