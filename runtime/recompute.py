@@ -251,7 +251,11 @@ def of_migration(machine: Machine, entry: Entry, head: Entry) -> str:
         return f"it leads from '{outcome.source}' to '{outcome.target}', and the session from '{head.after.state}'"
     if after.state not in machine.definition.states or set(after.context) != set(machine.definition.context):
         return f"its state '{after.state}' or its variables are not those of its version"
-    return ""
+    try:
+        routing = route(machine, after).routing
+    except _BROKEN as error:
+        return _unplayable(error)
+    return "" if after.routing == routing else _told("routing", after.routing, routing)
 
 
 def _unplayable(error: Exception) -> str:

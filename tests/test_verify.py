@@ -15,10 +15,13 @@ from test_formats import old_journal
 
 from runtime import history, loader, verify
 from runtime.claims import Idempotency
+from runtime.errors import RewindRefused
 from runtime.formats import read_entry
+from runtime.migrate import migrate
 from runtime.progress import Done, Found, Progress
-from runtime.session import Change, Choice, Entry, Judged, KeyChoice, Offer, Rolled, body_of, sealed
+from runtime.session import Change, Choice, Entry, Judged, KeyChoice, Offer, Rolled, Routing, body_of, sealed
 from runtime.stores import Damage
+from runtime.stores.duckdb import DuckDBStore
 from runtime.stores.memory import MemoryStore
 from runtime.turn import Runtime
 
@@ -131,6 +134,72 @@ async def test_a_journal_of_every_kind_of_entry_adds_up():
 
     assert seen == []
     assert done == Done(is_good=True, facts={"entries": 13 + 8 + 4, "sessions": 3, "damaged": 0})
+
+
+async def test_a_journal_in_a_file_adds_up_too(tmp_path):
+    store = DuckDBStore(tmp_path / "journal.duckdb")
+    runtime = runtime_of(tiny(WELL, "well"), store=store)
+    await runtime.open()
+    for name in ("s1", "二".encode().hex()):
+        client = Client(runtime, name)
+        await client.send("INIT", run_seed=name)
+        await client.choose("draw")
+        await history.rewind(runtime, name, 1)
+        await client.choose("coin")
+        await history.regenerate(runtime, name)
+        await history.fork(runtime, name, None)
+    seen, done = await report(runtime)
+    await runtime.close()
+    assert (seen, done.facts) == ([], {"entries": 2 * (6 + 3), "sessions": 4, "damaged": 0})
+
+
+SHELTER = (
+    WELL.replace("initial:", "version: 2\nmigrations: [{from: 1, states: {CAVE: DEN}}]\ninitial:")
+    .replace("CAVE", "DEN")
+    .replace("{DEN: DEN}", "{CAVE: DEN}")
+)
+
+
+async def moved() -> tuple[Client, Rows]:
+    """A session that was moved to another version in the cave, played on, told anew and forked."""
+    client, store = await house("coin", "down")
+    later = runtime_of(tiny(SHELTER, "well"), store=store)
+    await later.open()
+    assert [step async for step in migrate(later)][-1].facts["moved"] == 1
+    client = Client(later)
+    await client.choose("up")
+    await history.regenerate(later, "s1")
+    await history.fork(later, "s1", None, child_id="child")
+    return client, store
+
+
+async def test_a_session_that_came_over_to_another_version_adds_up_and_so_does_its_fork():
+    client, store = await moved()
+    assert await found(client) == []
+    copies = [read_entry(*row) for row in store.rows("child")]
+    assert [each.kind for each in copies] == ["turn", "turn", "turn", "migration", "regenerate", "fork"]
+    with pytest.raises(RewindRefused):
+        await history.rewind(client.runtime, "child", 3)
+    await history.rewind(client.runtime, "s1", 4)
+    assert await found(client) == []
+
+
+@pytest.mark.parametrize("session_id", ["s1", "child"])
+async def test_a_migration_to_what_its_version_does_not_have_is_found(session_id):
+    client, store = await moved()
+    forged(store, 4, lambda entry: _after(state="CAVE")(_outcome(target="CAVE")(entry)), session_id)
+    assert (await found(client))[0].startswith(
+        f"session '{session_id}': entry 4 (turn 3, migration): its state 'CAVE' or its variables are not those"
+    )
+    forged(
+        store,
+        4,
+        lambda entry: _after(state="DEN", routing=Routing("FLY", False, ("FLY",)))(_outcome(target="DEN")(entry)),
+        session_id,
+    )
+    assert "its routing is" in (await found(client))[0]
+    forged(store, 4, _outcome(source="YARD"), session_id)
+    assert "it leads from 'YARD'" in (await found(client))[0]
 
 
 @pytest.mark.slow
