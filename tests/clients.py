@@ -186,6 +186,17 @@ class Client:
         )
         return sent
 
+    async def change(self, session_id: str, kind: str, body: Any, key: str) -> Sent:
+        """Send a rewind, a fork or a regenerate until it is heard of."""
+        for _ in range(TRIES):
+            sent = self.log.sent(mark=key, client=self.name, session_id=session_id, kind=kind, key=key)
+            await self._hear(sent, "POST", f"/sessions/{session_id}/{kind}", body, {"Idempotency-Key": key})
+            if sent.status:
+                return sent
+            await asyncio.sleep(PAUSE_S)
+        message = f"{kind} {key} was never heard of"
+        raise AssertionError(message)
+
     async def read(self, session_id: str) -> None:
         """Look where a session stands."""
         sent = self.log.sent(mark=next(self.marks), client=self.name, session_id=session_id, kind="read")
