@@ -26,10 +26,10 @@ from runtime.importing import import_lines
 from runtime.machine import Machine
 from runtime.model import LongDie
 from runtime.recording import recorded
-from runtime.session import TELLINGS, Entry, Node, Role, body_of
+from runtime.session import TELLINGS, Entry, Node, Role
 
 if TYPE_CHECKING:
-    from runtime.stores import Row, Store
+    from runtime.stores import Store
     from runtime.turn import Runtime
 
 __all__ = ["Survey", "entries_of", "export", "import_lines", "refuse_secrets", "stream_of", "survey", "told_in"]
@@ -194,7 +194,7 @@ async def entries_of(store: Store, head: Entry) -> AsyncIterator[Entry]:
 
 def _lost(head: Entry, seq: int) -> StoreUnavailable:
     return StoreUnavailable(
-        f"entry {seq} of session '{head.session_id}' is not in the journal",
+        f"entry {seq} of session '{head.session_id}' is not in the journal as it was written",
         "It was deleted meanwhile, or `edgewise db verify` tells what is wrong.",
     )
 
@@ -205,37 +205,18 @@ def told_in(entry: Entry) -> AnswerTold:
 
 
 async def _lines(store: Store, head: Entry) -> AsyncIterator[bytes]:
-    """Every entry's line. What this version would write again is what was written, if it has the same hash.
-
-    Where it has not, an older format wrote it, and the bytes are looked for in the store's own walk.
-    """
+    """Every entry's line, byte for byte. Raises StoreUnavailable where one is missing or damaged."""
     seq = 0
-    async for entry in entries_of(store, head):
-        body = body_of(entry)
-        if not is_intact(body, entry.hash):
-            break
-        yield entry_line(body, entry.hash)
-        seq = entry.seq
-    if seq < head.seq:
-        async for row in _walked(store, head, seq):
+    while seq < head.seq:
+        page = await store.rows(head.session_id, after=seq, limit=min(PAGE, head.seq - seq))
+        if not page:
+            raise _lost(head, seq + 1)
+        for row in page:
+            seq += 1
+            if row.seq != seq or not is_intact(row.body, row.hash):
+                raise _lost(head, seq)
             yield entry_line(row.body, row.hash)
-
-
-async def _walked(store: Store, head: Entry, after: int) -> AsyncIterator[Row]:
-    """The session's rows from `after` to the head. Raises StoreUnavailable where one is missing or damaged."""
-    seq = after
-    async for row in store.walk():
-        if row.session_id != head.session_id or not after < row.seq <= head.seq:
-            continue
-        seq += 1
-        if row.seq != seq or not is_intact(row.body, row.hash):
-            break
-        yield row
-        if seq == head.seq:
-            return
-    raise StoreUnavailable(
-        f"entry {seq} of session '{head.session_id}' is not as it was written", "Run `edgewise db verify`."
-    )
+            await asyncio.sleep(0)  # other requests wait
 
 
 async def _header(runtime: Runtime, about: Survey, role: Role) -> Header:

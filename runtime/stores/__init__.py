@@ -76,6 +76,10 @@ class Store(Protocol):
         """Entries with `seq > after`, oldest first, at most `limit`."""
         ...
 
+    async def rows(self, session_id: str, *, after: int = 0, limit: int = 100) -> list[Row]:
+        """The same entries as they are kept, for who copies them; their cursors are empty."""
+        ...
+
     async def tree(self, session_id: str) -> list[Node]:
         """Every entry of a session without its texts, oldest first."""
         ...

@@ -108,7 +108,12 @@ class DuckDBStore:
     async def entries(self, session_id: str, *, after: int = 0, limit: int = 100) -> list[Entry]:
         """Entries with `seq > after`, oldest first, at most `limit`."""
         rows = await self._read(tables.ENTRIES, [sid_of(session_id), session_id, after, limit])
-        return [_entry(body, hash_) for body, hash_ in rows]
+        return [_entry(body, hash_) for _, body, hash_ in rows]
+
+    async def rows(self, session_id: str, *, after: int = 0, limit: int = 100) -> list[Row]:
+        """The same entries as they are kept."""
+        rows = await self._read(tables.ENTRIES, [sid_of(session_id), session_id, after, limit])
+        return [Row(session_id, seq, body.encode(), hash_) for seq, body, hash_ in rows]
 
     async def tree(self, session_id: str) -> list[Node]:
         """Every entry of a session without its texts, oldest first."""

@@ -47,6 +47,11 @@ class MemoryStore:
         """Entries with `seq > after`, oldest first, at most `limit`."""
         return [*islice(self._read(session_id, after), limit)]
 
+    async def rows(self, session_id: str, *, after: int = 0, limit: int = 100) -> list[Row]:
+        """The same entries as they are kept."""
+        kept = self._entries.get(session_id, [])[after : after + limit]
+        return [Row(session_id, seq, body, hash_) for seq, (body, hash_) in enumerate(kept, after + 1)]
+
     async def tree(self, session_id: str) -> list[Node]:
         """Every entry of a session without its texts, oldest first."""
         return [*map(node_of, self._read(session_id))]

@@ -117,7 +117,7 @@ TELLING: Final = """
     WHERE session_id = %(session_id)s AND turn = %(turn)s AND kind IN ('turn', 'regenerate')
     ORDER BY seq LIMIT 1"""
 ENTRIES: Final = """
-    SELECT body, hash FROM edgewise_entries
+    SELECT seq, body, hash FROM edgewise_entries
     WHERE session_id = %(session_id)s AND seq > %(after)s ORDER BY seq LIMIT %(limit)s"""
 TREE: Final = """
     SELECT seq, turn, parent, kind, source, state, digest, at_ms FROM edgewise_entries

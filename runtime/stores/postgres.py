@@ -133,7 +133,12 @@ class PostgresStore:
     async def entries(self, session_id: str, *, after: int = 0, limit: int = 100) -> list[Entry]:
         """Entries with `seq > after`, oldest first, at most `limit`."""
         rows = await self._rows(sql.ENTRIES, session_id=session_id, after=after, limit=limit)
-        return [_entry(*row) for row in rows]
+        return [_entry(body, hash_) for _, body, hash_ in rows]
+
+    async def rows(self, session_id: str, *, after: int = 0, limit: int = 100) -> list[Row]:
+        """The same entries as they are kept."""
+        rows = await self._rows(sql.ENTRIES, session_id=session_id, after=after, limit=limit)
+        return [Row(session_id, seq, body.encode(), hash_) for seq, body, hash_ in rows]
 
     async def tree(self, session_id: str) -> list[Node]:
         """Every entry of a session without its texts, oldest first."""
