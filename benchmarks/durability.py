@@ -291,7 +291,7 @@ async def survive(home: Any, deaths: int, seed: int) -> Line:
     from surviving import Door, Mortal  # noqa: PLC0415 - needs pytest's parts
 
     door, log, chance = Door(), Log(), random.Random(seed)
-    crowd = Plan(sessions=8, clients=16, turns=10**9, bare=0.1)
+    crowd = Plan(sessions=8, clients=16, turns=10**9, bare=0.1, pause_s=0.05)
     start = time.perf_counter()
     with project() as folder:
         async with door.played(log, crowd, chance) as settled:

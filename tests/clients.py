@@ -21,8 +21,6 @@ from msgspec import Struct
 
 Ask = Callable[[str, str, Any, Mapping[str, str]], Awaitable[httpx.Response]]
 
-PAUSE_S = 0.005
-"""Seconds that a client waits before it tries again what nobody answered."""
 TRIES = 4_000
 ROUNDS = """
 machine: rounds
@@ -60,6 +58,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     `doubled`: sent twice at once with one key. `again`: sent once more after its answer was heard.
     `bare`: sent without a key, and retried all the same where the server says that it failed; only
     right where a failure means that nothing was changed. `seen`: with the head turn last heard.
+    `pause_s`: the seconds that a client waits before it tries again.
     """
 
     sessions: int = 3
@@ -71,6 +70,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     bare: float = 0.1
     seen: float = 0.3
     run_seed: str = "rounds"
+    pause_s: float = 0.005
 
 
 class Shown(Struct):
@@ -168,7 +168,7 @@ class Client:
                 return sent
             if sent.status and msgspec.json.decode(sent.data)["retry"] != "same":
                 return sent
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(self.plan.pause_s)
         message = f"{mark} was never settled: {sent}"
         raise AssertionError(message)
 
@@ -193,7 +193,7 @@ class Client:
             await self._hear(sent, "POST", f"/sessions/{session_id}/{kind}", body, {"Idempotency-Key": key})
             if sent.status:
                 return sent
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(self.plan.pause_s)
         message = f"{kind} {key} was never heard of"
         raise AssertionError(message)
 
