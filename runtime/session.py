@@ -221,12 +221,13 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `turn` is the head turn after it: the telling's own number, or the one that a rewind went back
     to. `last_turn` is the highest number used so far, 0 in what format 1 wrote (then `turn`).
     `parent` is the turn that it grew from (None at a root; for a rewind, the turn that was left);
-    `prev_hash` is the hash of the entry with `seq - 1`, '' at the first. `judged` says what a rewind or a
-    fork had changed since the parent was told, and a regenerate what it stood on (None: the parent's). `answer` is the `data`
-    exactly as it was answered to the request that made the entry (JSON); a regenerate keeps there the
-    turn's own data, and in `shown` the rest of what it answered (see `data`). `key` is that request's
-    Idempotency-Key and `request_hash` its fingerprint. `child` is the session that a fork made,
-    on the source's side; `origin` says on the child's side where an entry was copied from.
+    `prev_hash` is the hash of the entry with `seq - 1`, '' at the first. `judged` says what a rewind
+    or a fork had changed since the parent was told, and a regenerate what it stood on (None: the
+    parent's). `answer` is the `data` exactly as it was answered to the request that made the entry
+    (JSON); a regenerate keeps there the turn's own data, and in `shown` the rest of what it answered
+    (see `data`). `key` is that request's Idempotency-Key and `request_hash` its fingerprint. `child`
+    is the session that a fork made, on the source's side; `origin` says on the child's side where
+    an entry was copied from.
     """
 
     format: int
