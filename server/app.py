@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import os
+import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from litestar import Litestar
 from litestar.config.cors import CORSConfig
@@ -29,10 +32,18 @@ EXPOSED_HEADERS = ["X-Request-Id", "Idempotency-Replayed", "Retry-After", "X-AI-
 _FAULTY, _WRONG_USE = 1, 2
 
 
-def create_app(given: Settings, runtime: Runtime | None = None, own_token: str = "") -> Litestar:
+def end_process() -> None:
+    """Ask this process to end well, as an operator would: a new one can open the journal again."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def create_app(
+    given: Settings, runtime: Runtime | None = None, own_token: str = "", on_lost: Callable[[], None] = end_process
+) -> Litestar:
     """The server for some settings; `runtime` in place of the one that they name.
 
-    `own_token` makes its sender an operator, as the journal's own token does.
+    `own_token` makes its sender an operator, as the journal's own token does. `on_lost` is called
+    once, where the journal has failed and this process can use it no more.
 
     Raises DesignError, SettingsError. Its lifespan opens the runtime, and at the end lets the turns
     under way finish before it closes.
@@ -49,7 +60,7 @@ def create_app(given: Settings, runtime: Runtime | None = None, own_token: str =
         cors_config=_cors(given.cors_origins),
         openapi_config=None,
         logging_config=None,
-        state=State({"house": house}),
+        state=State({"house": house, "on_lost": on_lost}),
     )
     app.asgi_handler = Edge(app.asgi_handler, meter)
     return app
@@ -63,11 +74,30 @@ async def _life(app: Litestar) -> AsyncIterator[None]:
     gc.collect()
     gc.freeze()  # machines live as long as the process: a collection need not walk them again and again
     try:
-        async with house.meter.watching(lambda: runtime.under_way):
+        async with house.meter.watching(lambda: runtime.under_way), _watched(runtime.store, app.state["on_lost"]):
             yield
     finally:
         await runtime.close()
         gc.unfreeze()
+
+
+@asynccontextmanager
+async def _watched(store: Any, on_lost: Callable[[], None]) -> AsyncIterator[None]:
+    """Tell once, and loudly, when a store says that it can work no more; not every kind can come to that."""
+
+    async def watch() -> None:
+        why = await store.until_failed()
+        logs.log.critical("the journal has failed: the server ends", why=why)
+        on_lost()
+
+    if not hasattr(store, "until_failed"):
+        yield
+        return
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
 
 
 def _cors(origins: tuple[str, ...]) -> CORSConfig | None:

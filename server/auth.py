@@ -44,7 +44,7 @@ class Gate:
     def admit(self, call: Call, role_needed: Role) -> None:
         """Note the caller's role. Raises Unauthenticated, Forbidden."""
         header = call.headers.get(b"authorization", b"")
-        call.is_owner = bool(header) and self._is_own(header, call.peer)
+        call.is_owner = bool(header) and not _is_passed_on(call) and self._is_own(header, call.peer)
         if self._is_open or call.is_owner:
             call.role = "operator"
             return
@@ -75,6 +75,11 @@ class Gate:
             if hmac.compare_digest(digest, sent) and found is None:
                 found = "operator" if role == "operator" else "player"
         return found, sent.hex()[:12]
+
+
+def _is_passed_on(call: Call) -> bool:
+    """Whether a proxy sent it: then the address that it came from is the proxy's."""
+    return b"x-forwarded-for" in call.headers or b"forwarded" in call.headers
 
 
 def _sent(header: bytes) -> bytes:

@@ -6,8 +6,6 @@ framework's own exceptions and our crashes included, into one shape.
 
 from __future__ import annotations
 
-import os
-import signal
 from typing import TYPE_CHECKING, Any
 
 from litestar.enums import ScopeType
@@ -94,8 +92,6 @@ def answer_for(request: Request[Any, Any, Any], error: Exception) -> Response[by
         log.error("crash", request_id=call.request_id, path=request.scope["path"], exc_info=error)
     elif TABLE[refusal.code].status >= _CRASHED and refusal.code != "not_implemented":
         log.warning("failure", request_id=call.request_id, error=refusal.code, why=refusal.message)
-    if isinstance(refusal, StoreUnavailable):
-        end_if_lost(request.app.state["house"].runtime.store)
     language = refusal.language or call.language or accepted_language(call.headers) or _house_language(request.app)
     status, body = failure(_for_role(refusal, call), language, call.request_id)
     return Response(body, status_code=status, media_type="application/json", headers=_headers_for(refusal))
@@ -167,10 +163,3 @@ def _house_language(app: Litestar) -> str:
     runtime = app.state["house"].runtime
     machine = runtime.machines.get(runtime.default_machine)
     return str(machine.definition.language) if machine else "en"
-
-
-def end_if_lost(store: Any) -> None:
-    """End this process, gracefully, where the store says that it can work no more: a new one can."""
-    if why := getattr(store, "failed", ""):
-        log.critical("the journal has failed: the server ends", why=why)
-        os.kill(os.getpid(), signal.SIGTERM)

@@ -232,7 +232,8 @@ async def _in_process(settings: Settings, *, needs_project: bool) -> AsyncIterat
 
     logs.configure(replace(settings, log_level="error"))
     token = secrets.token_urlsafe()
-    app = create_app(settings, _runtime(settings, needs_project=needs_project), own_token=token)
+    runtime = _runtime(settings, needs_project=needs_project)
+    app = create_app(settings, runtime, own_token=token, on_lost=lambda: None)  # the answer itself says what failed
     headers = {"Authorization": f"Bearer {token}"}
     client = httpx.AsyncClient(transport=Inside(app), base_url="http://edgewise", headers=headers)
     with _told_plainly():

@@ -90,6 +90,7 @@ def _config(settings: Settings, app: Litestar) -> uvicorn.Config:
         log_level="warning" if settings.log_level == "info" else settings.log_level,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # who asks from this machine must not be a matter of what a header says
         backlog=BACKLOG,
         timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=math.ceil(settings.turn_deadline_s) + LATE_S,

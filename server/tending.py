@@ -30,7 +30,6 @@ from runtime.progress import Done, Step
 from runtime.retention import prune
 from runtime.verify import verify
 from server.body import read_body, read_json, refuse_other_types
-from server.edge import end_if_lost
 from server.faults import Fault, evil, faults_of, nearest, of_conversion, refuse, shown
 from server.house import House, enter
 from server.logs import log
@@ -56,6 +55,7 @@ MAX_IMPORT_BYTES: Final = 256 << 20
 MAX_LINE_BYTES: Final = 8 << 20
 DAY_MS: Final = 86_400_000
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_JOURNAL_SUFFIX = ".duckdb"
 
 
 class NothingSent(Sent, frozen=True):
@@ -95,6 +95,7 @@ class Tending:
     def __init__(self, settings: Settings) -> None:
         path = settings.store_path
         self.folder = path.parent if path else settings.project_path / "data"
+        self.journal = path.name if path else ""
         self.busy = ""
         self.is_stopping = False
 
@@ -132,9 +133,15 @@ async def tend_store(request: Asked, task: FromPath[str]) -> ASGIApp:
     read_query(NoQuery, request.scope["query_string"])
     kind, begun = _TASKS[task]
     raw = await read_body(request.receive, call.headers.get(b"content-length"))
-    refuse_other_types(call.headers.get(b"content-type"), call.headers.get(b"content-encoding"))
+    if not _is_nothing(raw, call.headers):
+        refuse_other_types(call.headers.get(b"content-type"), call.headers.get(b"content-encoding"))
     steps = begun(house, call, read_sent(kind, raw))
     return _Work(house, task, lambda _: steps)
+
+
+def _is_nothing(raw: bytes, headers: Mapping[bytes, bytes]) -> bool:
+    """Whether no body was sent, nor a type for one. A web page, whose browser says its Origin, must name the type."""
+    return not raw and b"content-type" not in headers and b"origin" not in headers
 
 
 def _unknown(task: str) -> NotFound:
@@ -185,27 +192,37 @@ def read_sent(kind: type[_Sent], raw: bytes) -> _Sent:
 
 def _backup(house: House, call: Call, sent: BackupSent) -> Steps:
     """Copy the journal into a DuckDB file of its own; a store that can't itself is copied entry by entry."""
-    path = _backup_path(house.tending.folder, call, sent.path)
+    path = _backup_path(house.tending, call, sent.path)
     own: Callable[[Path], Steps] | None = getattr(house.runtime.store, "backup", None)
     return own(path) if own else _copied_into(house, path)
 
 
-def _backup_path(folder: Path, call: Call, asked: str | None) -> Path:
+def _backup_path(tending: Tending, call: Call, asked: str | None) -> Path:
     """The file to write: in the data folder, or anywhere for who holds the journal's own token.
 
     Raises ValidationError. An operator's token alone must not be a way to write over this machine's files.
     """
-    name = asked or f"backup-{datetime.now(UTC):%Y%m%d-%H%M%S}.duckdb"
+    name = asked or f"backup-{datetime.now(UTC):%Y%m%d-%H%M%S}{_JOURNAL_SUFFIX}"
     path = Path(name)
     if not _FILE_NAME.fullmatch(name):
         if not (path.is_absolute() and call.is_owner):
             what = "must be a file's name, of letters, digits and _ . -: it is written to the server's data folder"
             raise refuse([Fault(["body", "path"], what, "pattern")])
     else:
-        path = folder / name
+        path = tending.folder / name
+    _refuse_names_of_parts(path.name, tending.journal)
     if path.exists():
         raise refuse([Fault(["body", "path"], "exists already, and a backup replaces nothing", "exists")])
     return path
+
+
+def _refuse_names_of_parts(name: str, journal: str) -> None:
+    """Pass a journal's name. Raises ValidationError for what a journal may write beside itself: its log, its lock."""
+    if name.endswith(_JOURNAL_SUFFIX) and not (journal and name.startswith(f"{journal}.")):
+        return
+    rule = f"must end in {_JOURNAL_SUFFIX}" + (f" and not begin with '{shown(journal)}.'" if journal else "")
+    what = f"{rule}: other names are for what a journal keeps beside itself. Send one like monday{_JOURNAL_SUFFIX}"
+    raise refuse([Fault(["body", "path"], what, "pattern")])
 
 
 async def _copied_into(house: House, path: Path) -> Steps:
@@ -305,8 +322,6 @@ class _Work:
                     return
                 step = await anext(steps, None)
         except Refusal as refusal:
-            if isinstance(refusal, StoreUnavailable):
-                end_if_lost(self._house.runtime.store)
             yield line_of(Failed(refusal.code, refusal.message, refusal.hint))
         except Exception:  # noqa: BLE001 - the answer has begun: what nobody foresaw is its last line
             log.exception("crash", task=self._task)

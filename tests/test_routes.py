@@ -289,22 +289,55 @@ async def test_a_store_that_fails_is_told_without_its_places(serve):
     assert "secret" not in str(unready)
 
 
-async def test_a_journal_that_is_lost_ends_the_process_gracefully(serve):
+async def test_a_journal_that_is_lost_ends_the_process_once_and_gracefully():
+    """However many turns fail of it, and also where nobody asks anything: a second signal would end it at once."""
+
     class Lost(MemoryStore):
-        failed = "the disk is gone"
+        def __init__(self):
+            super().__init__()
+            self.lost = asyncio.Event()
+
+        async def until_failed(self):
+            await self.lost.wait()
+            return "the disk is gone"
 
         async def append(self, _, claim=None):  # noqa: ARG002 - the Protocol's signature
+            self.lost.set()
             raise errors.StoreUnavailable("the disk is gone")
 
-    web = await serve()
-    web.runtime.store = Lost()
+    told = asyncio.Event()
     signals = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
+
+    def heard(number, _):
+        signals.append(number)
+        told.set()
+
+    before = signal.signal(signal.SIGTERM, heard)
+    runtime = runtime_of(tiny(HALL))
+    runtime.store = Lost()
+    app = create_app(Settings(), runtime)
     try:
-        await web.invoke("INIT", expect=503)
+        async with (
+            app.lifespan(),
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://house") as web,
+        ):
+            asked = [web.post("/invoke", json={"event": {"type": "INIT"}}) for _ in range(5)]
+            answers = await asyncio.gather(*asked)
+            await told.wait()
     finally:
         signal.signal(signal.SIGTERM, before)
+    assert [answer.status_code for answer in answers] == [503] * 5
     assert signals == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded"])
+async def test_the_journals_own_token_is_good_for_nothing_that_a_proxy_passed_on(header):
+    app = create_app(TOKENS, runtime_of(tiny(HALL)), own_token="own")  # noqa: S106 - a test's
+    to_app = httpx.ASGITransport(app, client=("127.0.0.1", 9))
+    own = {"Authorization": "Bearer own"}
+    async with app.lifespan(), httpx.AsyncClient(transport=to_app, base_url="http://house", headers=own) as web:
+        assert (await web.get("/sessions")).status_code == 200
+        assert (await web.get("/sessions", headers={header: "127.0.0.1"})).status_code == 401
 
 
 async def test_unknown_paths_and_methods_are_in_the_envelope(web):
