@@ -149,7 +149,7 @@ async def test_every_task_is_an_operators(tmp_path: Path):
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded"])
 async def test_a_foreign_web_page_cant_tend_the_journal(tmp_path: Path, task: str, kind: str | None):
     """What a browser sends to another site without asking first is refused, an empty body too."""
-    headers = {"Content-Type": kind} if kind else {}
+    headers = {"Origin": "https://e.vil", **({"Content-Type": kind} if kind else {})}
     async with served(tmp_path) as web:
         await web.play("s1", to_end=True)
         for body in (b"", b'{"older_than_days": 0}'):
@@ -157,6 +157,16 @@ async def test_a_foreign_web_page_cant_tend_the_journal(tmp_path: Path, task: st
             assert refused["error"] == "unsupported_media_type"
         assert await web.ids() == {"s1"}
     assert files_in(tmp_path) == []
+
+
+async def test_no_body_at_all_asks_for_what_every_default_says(tmp_path: Path):
+    """As `curl -X POST` sends it: without a Content-Type."""
+    async with served(tmp_path) as web:
+        for task in ("verify", "compact", "backup", "migrate"):
+            assert (await web.steps(task, content=b""))[-1]["is_good"]
+        needed = await web.refused("prune", 422, json=None)
+        assert [each["loc"] for each in needed["details"]] == [["body", "older_than_days"]]
+        assert (await web.refused("verify", 415, json=None, content=b"{}"))["error"] == "unsupported_media_type"
 
 
 async def test_a_body_has_all_its_faults_told_at_once(tmp_path: Path):
@@ -198,6 +208,33 @@ async def test_an_operator_names_a_file_of_the_data_folder_and_no_other(tmp_path
         refused = await web.refused("backup", 422, json={"path": path}, headers=OPERATOR)
     assert refused["details"][0]["loc"] == ["body", "path"]
     assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "edgewise.duckdb.wal", "edgewise.duckdb.head", "edgewise.duckdb.lock", "edgewise.duckdb.tmp",
+        "edgewise.duckdb.x.duckdb", "other.duckdb.wal", "edgewise.duckdb.part", "monday", "monday.db", "duckdb",
+    ],
+)  # fmt: skip
+async def test_a_backup_has_no_name_that_a_journal_gives_to_a_part_of_itself(tmp_path: Path, name: str):
+    """DuckDB would write its log into a file that stands where the log should."""
+    own = {"Authorization": f"Bearer {Held.owner_token}"}
+    async with served(tmp_path, Held()) as web:
+        web.house.tending.journal = "edgewise.duckdb"
+        for path in (name, str(tmp_path / name)):
+            refused = await web.refused("backup", 422, json={"path": path}, headers=own)
+            (fault,) = refused["details"]
+            assert fault["loc"] == ["body", "path"]
+            assert "must end in .duckdb and not begin with 'edgewise.duckdb.'" in fault["msg"]
+            assert "monday.duckdb" in fault["msg"]
+        assert (await web.steps("backup", {"path": "edgewise-2.duckdb"}))[-1]["is_good"]
+
+
+def test_the_journal_that_is_tended_is_the_one_of_the_settings(tmp_path: Path):
+    there = tending.Tending(Settings(store=f"duckdb://{tmp_path}/日/edge.duckdb"))
+    assert (there.folder, there.journal) == (tmp_path / "日", "edge.duckdb")
+    assert tending.Tending(Settings(store="memory:", project=str(tmp_path))).journal == ""
 
 
 async def test_a_backup_replaces_nothing(tmp_path: Path):

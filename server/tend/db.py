@@ -38,7 +38,7 @@ def db() -> None:
 def backup(**options: Any) -> None:
     """Copy the journal into FILE, a DuckDB journal of its own, while it is in use. Replaces nothing.
 
-    With --url FILE is a name: the server writes it to its own data folder.
+    FILE ends in .duckdb. With --url FILE is a name: the server writes it to its own data folder.
     """
     from server.tend import keeping  # noqa: PLC0415 - see the module
 
