@@ -15,8 +15,8 @@ from msgspec import Struct
 from runtime.session import Entry, Outcome, Session, Usage, digest_of
 
 
-class _EntryV1(Struct, frozen=True, kw_only=True):
-    """An entry as format 1 wrote it: the order of the fields is part of its hash."""
+class _EntryV1(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An entry as format 1 wrote it: the order of the fields is part of its hash, and there are no others."""
 
     session_id: str
     seq: int
@@ -52,7 +52,10 @@ _canonical_v1 = msgspec.json.Encoder(order="deterministic").encode
 
 def read_entry(body: bytes | str, hash_: str) -> Entry:
     """An entry from its body in any format, with its hash. Raises msgspec.DecodeError."""
-    return msgspec.structs.replace(_decode(body), hash=hash_)
+    entry = _decode(body)
+    if entry.format == 1:
+        _decode_v1(body)  # its hash says nothing of a field that came later
+    return msgspec.structs.replace(entry, hash=hash_)
 
 
 def is_intact(body: bytes | str, hash_: str) -> bool:

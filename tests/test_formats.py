@@ -65,6 +65,17 @@ def test_what_format_1_wrote_and_somebody_changed_is_not_intact(change: str):
     assert not is_intact(body, hash_)
 
 
+@pytest.mark.parametrize("field", ['"last_turn":99', '"shown":{"answer":1}', '"child":"x"'])
+def test_format_1_has_no_field_that_came_later(field: str):
+    """Its hash was made over its own fields: another one would be taken in unseen."""
+    _, (_, row, *_) = old_journal()
+    body = row.body[:-1] + f",{field}}}".encode()
+
+    assert not is_intact(body, row.hash)
+    with pytest.raises(msgspec.DecodeError):
+        read_entry(body, row.hash)
+
+
 async def test_a_session_of_format_1_plays_on_and_its_history_is_one_chain():
     """Format 2 follows format 1 in the same session; what was written keeps its bytes."""
     files, rows = old_journal()
