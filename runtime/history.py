@@ -8,6 +8,7 @@ too), `off` lets nothing, no fork and no other telling either: what was told on 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -362,6 +363,7 @@ async def _born(runtime: Runtime, head: Entry, nodes: Sequence[Node], at: int, c
     copies: list[Entry] = []
     async for entry in _read(runtime.store, head.session_id, _way(nodes, head, at)):
         copies.append(copied(entry, child.id, copies[-1] if copies else None))
+        await asyncio.sleep(0)  # to copy and seal an entry takes a while, and other requests wait
     telling = next(each for each in reversed(copies) if each.is_telling)
     stands = head.after if at == head.turn else telling.after
     salt = stands.salt if child.salt is None else child.salt

@@ -1,4 +1,7 @@
-"""Changing a session's history: going back, branching off, telling anew. The edges are those of /invoke."""
+"""Changing a session's history: going back, branching off, telling anew.
+
+The edges are those of /invoke, and each takes from the caller's pace as a turn does: each writes to the journal.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ _Body = TypeVar("_Body", bound=Sent)
 async def rewind(request: Asked, session_id: FromPath[str]) -> ASGIApp:
     """Go back to a turn, or forward again."""
     house, call = enter(request, "player")
+    house.pace.take(call.caller)
     sent, once = await _asked(request, call, RewindSent, "rewind")
     refuse_strange_id(session_id)
     played = await history.rewind(house.runtime, session_id, sent.to_turn, expected_turn=sent.expected_turn, once=once)
@@ -36,6 +40,7 @@ async def rewind(request: Asked, session_id: FromPath[str]) -> ASGIApp:
 async def fork(request: Asked, session_id: FromPath[str]) -> ASGIApp:
     """Begin another session with the way to a turn."""
     house, call = enter(request, "player")
+    house.pace.take(call.caller)
     sent, once = await _asked(request, call, ForkSent, "fork")
     refuse_strange_id(session_id)
     played = await history.fork(

@@ -41,6 +41,7 @@ _INVOKE = (
 _HISTORY = (
     *_SESSION, "malformed_json", "turn_in_progress", "stale_turn", "rewind_refused", "machine_changed",
     "body_too_large", "unsupported_media_type", "validation_error", "idempotency_mismatch", "machine_fault",
+    "rate_limited",
 )  # fmt: skip
 
 
@@ -169,7 +170,7 @@ OPERATIONS: Final = (
         "post", "/sessions/{session_id}/regenerate",
         "Tell the head turn anew, as a sibling: the same edge, dice and assigns in other words",
         gives=answers.SessionShown, body=_REGENERATED, is_once=True,
-        errors=(*_HISTORY, "constraints_unsatisfiable", "rate_limited", "narrator_unavailable", "narration_invalid"),
+        errors=(*_HISTORY, "constraints_unsatisfiable", "narrator_unavailable", "narration_invalid"),
     ),
     Operation(
         "get", "/sessions/{session_id}/export",

@@ -931,12 +931,30 @@ def test_players_may_and_strangers_may_not():
             assert operator.session("mine")["context"]["luck"]
 
 
-def test_a_telling_takes_from_the_pace_of_its_token():
-    with serving(runtime_of(well()), Settings(turns_per_minute=2)) as served, Web(served.url) as web:
-        begun(web, "paced")
-        web.ask("POST", "/sessions/paced/regenerate")
-        assert web.ask("POST", "/sessions/paced/regenerate", 429)["error"] == "rate_limited"
-        assert web.ask("POST", "/sessions/paced/rewind", json={"to_turn": 1})["session"]["turn"] == 1
+@pytest.mark.parametrize(("path", "body"), [("regenerate", {}), ("rewind", {"to_turn": 1}), ("fork", {"at_turn": 1})])
+def test_each_change_takes_from_the_pace_of_its_token(path, body):
+    with serving(runtime_of(well()), Settings(turns_per_minute=3)) as served, Web(served.url) as web:
+        begun(web, "paced", 1)
+        web.ask("POST", f"/sessions/paced/{path}", json=body)
+        before = served.journal("paced")
+        for other, asked in (("regenerate", {}), ("rewind", {"to_turn": 2}), ("fork", {})):
+            assert web.ask("POST", f"/sessions/paced/{other}", 429, json=asked)["error"] == "rate_limited"
+        assert served.journal("paced") == before
+
+
+async def test_while_a_fork_copies_its_way_others_go_on(start):
+    client = await played(start, *["draw"] * 12)
+    seen: list[int] = []
+
+    async def tick() -> None:
+        while True:
+            seen.append(len(seen))
+            await asyncio.sleep(0)
+
+    ticking = asyncio.create_task(tick())
+    await forked(client)
+    ticking.cancel()
+    assert len(seen) > 12
 
 
 def test_deleting_waits_for_no_turn_and_refuses_while_one_runs():
