@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -40,6 +41,8 @@ Target = int | Literal["previous"]
 Make = Callable[[Machine, Entry], Awaitable[Entry]]
 """Makes the entry that follows a head, for a session that is held; it is not sealed yet."""
 
+REACHABLE = 200
+"""How many turns `can_rewind_to` lists at most, the newest: each rewind's stored answer has the list."""
 _PAGE = 200
 _WHY = {
     "off": "its machine lets nothing be taken back",
@@ -266,8 +269,10 @@ class _Tree:
         self._migrated = max((node.seq for node in nodes if node.kind == "migration"), default=0)
 
     def reachable(self, head: int) -> list[int]:
-        """The turns that a rewind may go to, ascending."""
-        return [turn for turn in sorted(self._tellings) if turn != head and not self._why_not(turn)]
+        """The turns that a rewind may go to, ascending: the newest; an older one may be named all the same."""
+        newest = sorted(self._tellings, reverse=True)
+        open_ones = (turn for turn in newest if turn != head and not self._why_not(turn))
+        return [*islice(open_ones, REACHABLE)][::-1]
 
     def target(self, head: Entry, to_turn: Target) -> int:
         """The turn to go to. Raises TurnNotFound, RewindRefused."""

@@ -259,7 +259,10 @@ class SessionShown(Shape, frozen=True):
     options: list[OptionTold]
     inputs: list[InputTold]
     in_progress: bool
-    can_rewind_to: Annotated[list[int], Meta(description="The turns that a rewind may go to, ascending.")]
+    can_rewind_to: Annotated[
+        list[int],
+        Meta(description="The turns that a rewind may go to, ascending; the newest 200, older ones may be named too."),
+    ]
     context: dict[str, Any] | UnsetType = UNSET
 
 

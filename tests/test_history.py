@@ -300,6 +300,17 @@ async def test_what_can_be_gone_back_to_is_what_is_listed(start):
         assert turn not in (await shown(client))["can_rewind_to"]
 
 
+async def test_of_very_many_turns_the_newest_are_listed_and_an_older_one_may_be_named(start):
+    client = await played(start, *["draw"] * (history.REACHABLE + 4))
+    head = history.REACHABLE + 5
+    assert (await shown(client))["can_rewind_to"] == list(range(head - history.REACHABLE, head))
+
+    answer = await rewound(client, 1)
+
+    assert answer["session"]["turn"] == 1
+    assert answer["can_rewind_to"] == list(range(head - history.REACHABLE + 1, head + 1))
+
+
 async def test_every_refusal_of_a_rewind_changes_nothing(start):
     client = await played(start, "draw")
     there = await refused(client, errors.RewindRefused, rewound(client, 2))
