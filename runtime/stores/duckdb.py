@@ -245,14 +245,15 @@ class DuckDBStore:
 
         Nothing that is appended meanwhile is looked at.
         """
-        end, chain, is_whole = self._opened().position, "", True
+        end, is_whole = self._opened().position, True
+        chain: str | None = ""
         for start in range(0, end, tables.BODY_SPAN):
             upto = min(start + tables.BODY_SPAN, end)
             rows = await self._read(tables.CHECKED, [start, upto])
-            for damage in (*tables.breaks(rows, start, upto, chain), *tables.misfits(rows)):
+            for damage in await asyncio.to_thread(tables.damages, rows, start, upto, chain):
                 is_whole = False
                 yield damage
-            chain = rows[-1][2] if rows else chain
+            chain = tables.link_at(rows, upto)
         for gap in () if is_whole else await self._read(tables.GAPS, []):
             yield tables.gap(*gap)
 

@@ -33,6 +33,8 @@ from runtime.stores.tables import Connection, Values, rows_of
 READERS = 2
 MEMORY = "1GB"
 """What DuckDB may keep in memory, where the machine has more: else it keeps whatever it has read."""
+FETCHED = 64
+"""Rows are fetched so many at a time."""
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoload_known_extensions": "false",
@@ -309,9 +311,15 @@ class _Readers:
     def _fetch(self, sql: str, values: list[Any]) -> list[Values]:
         cursor = self._idle.get()
         try:
-            return cursor.execute(sql, values).fetchall()
+            return [*_fetched(cursor.execute(sql, values))]
         finally:
             self._idle.put(cursor)
+
+
+def _fetched(result: duckdb.DuckDBPyConnection) -> Iterator[Values]:
+    """All rows. DuckDB lets no other thread run while it makes Python's values of them: a few at a time."""
+    while rows := result.fetchmany(FETCHED):
+        yield from rows
 
 
 def take_lock(path: Path, owner: Owner, wait_s: float, opening: ExitStack) -> None:

@@ -89,19 +89,20 @@ def _lost(record: HeadFile, last: int, there: dict[int, str]) -> Iterator[Step]:
 def _rows(db: Connection) -> Iterator[Step]:
     """Every row against the chain, its body and its columns; then the sessions that have gaps."""
     last = duckcopy.last_of(db) if format_of(db) else 0
-    chain, is_whole = "", True
+    chain: str | None = ""
+    is_whole = True
     for start in range(0, last, tables.BODY_SPAN):
         end = min(start + tables.BODY_SPAN, last)
         try:
             rows = rows_of(db, tables.CHECKED, start, end)
         except READ_ERRORS as error:
-            is_whole, chain = False, ""
+            is_whole, chain = False, None
             yield Found(f"entries {start + 1} to {end} can't be read: {error}")
             continue
-        for damage in (*tables.breaks(rows, start, end, chain), *tables.misfits(rows)):
+        for damage in tables.damages(rows, start, end, chain):
             is_whole = False
             yield _found(damage)
-        chain = rows[-1][2] if rows else chain
+        chain = tables.link_at(rows, end)
         yield Progress(end, last)
     for gap in [] if is_whole else rows_of(db, tables.GAPS):
         yield _found(tables.gap(*gap))

@@ -8,7 +8,7 @@ cheap; every query that uses it compares the id as well.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -191,19 +191,27 @@ class _Told(Struct, frozen=True):
 _told = msgspec.json.Decoder(_Told).decode
 
 
-def breaks(rows: Iterable[Values], start: int, end: int, chain: str) -> Iterator[Damage]:
-    """Where the rows at the positions after `start` up to `end` are not what was chained onto `chain`."""
+def breaks(rows: Iterable[Values], start: int, end: int, chain: str | None) -> Iterator[Damage]:
+    """Where the rows at the positions after `start` up to `end` are not what was chained onto `chain`.
+
+    None where the row before is not there: then the first row's link can't be told right from wrong.
+    """
     expected = start + 1
     for pos, hash_, link, session_id, seq, *_ in rows:
         if pos > expected:
             yield Damage(_missing(expected, pos - 1))
         elif pos < expected:
             yield Damage(f"entry {pos} stands there twice", _named(session_id), seq)
-        elif link != chained(chain, hash_):
+        elif chain is not None and link != chained(chain, hash_):
             yield Damage(f"entry {pos} was altered, or stands in another's place", _named(session_id), seq)
         expected, chain = pos + 1, link
     if expected <= end:
         yield Damage(_missing(expected, end))
+
+
+def link_at(rows: Sequence[Values], end: int) -> str | None:
+    """The link that the row after `end` was chained onto; None where `rows` do not go up to `end`."""
+    return rows[-1][2] if rows and rows[-1][0] == end else None
 
 
 def misfits(rows: Iterable[Values]) -> Iterator[Damage]:
@@ -217,6 +225,11 @@ def misfits(rows: Iterable[Values]) -> Iterator[Damage]:
             wrong = [name for name, one, other in zip(_TOLD, right, told, strict=True) if one != other]
             whose = {str(right[SESSION_AT]), str(session_id)}
             yield Damage(f"the columns {', '.join(wrong)} of entry {pos} were altered", tuple(sorted(whose)), right[2])
+
+
+def damages(rows: Sequence[Values], start: int, end: int, chain: str | None) -> list[Damage]:
+    """All that is wrong with what CHECKED found at the positions after `start` up to `end`."""
+    return [*breaks(rows, start, end, chain), *misfits(rows)]
 
 
 def altered_bodies(rows: Iterable[Values]) -> Iterator[Damage]:
