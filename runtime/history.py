@@ -26,7 +26,7 @@ from runtime.errors import RewindRefused, SessionExists, SessionNotFound, StaleT
 from runtime.machine import Machine
 from runtime.narrators.telling import TELL
 from runtime.origins import copied
-from runtime.recompute import asked_again, before, lost, returned, settled_again
+from runtime.recompute import asked_again, before, left_to, lost, returned, settled_again
 from runtime.request import Opened
 from runtime.session import JOURNAL_FORMAT, TELLINGS, Entry, Judged, Node, Session, sealed
 from runtime.stores.heads import node_of, row_of
@@ -67,7 +67,7 @@ async def rewind(
 ) -> Played:  # fmt: skip
     """Make another turn of the session its head: an older one, one of another branch, or forward again.
 
-    What `once` used up since is given back, and the time is not. Raises SessionNotFound,
+    What `once` used up since is given back, and the time is not, not by a restart either. Raises SessionNotFound,
     TurnNotFound, RewindRefused, StaleTurn, TurnInProgress, MachineChanged, IdempotencyMismatch.
     """
 
@@ -76,13 +76,14 @@ async def rewind(
         target = _Tree(machine, nodes).target(head, to_turn)
         telling = await _telling(runtime.store, session_id, target)
         there = await runtime.machine_of(telling.after)
+        left = await left_to(runtime.store, nodes, target, head)
         entry = replace(
             _following(head, runtime.clock_ms()),
             kind="rewind",
             turn=target,
             parent=head.turn,
             digest=telling.digest,
-            after=returned(there, telling.after, head.after),
+            after=returned(there, telling.after, left),
             request={"to_turn": to_turn},
         )
         return replace(entry, answer=_raw(_shown(there, entry, telling, nodes)))
@@ -349,7 +350,7 @@ def _refused(reason: str, where: str, what: str = "go back to") -> RewindRefused
 
 
 class _Child(Struct, frozen=True):
-    """The session that a fork makes: its id, the salt of its dice (None: the source's), and whose it is."""
+    """The session that a fork makes: its id, its dice's salt (None: as the source would roll), and whose it is."""
 
     id: str
     salt: str | None
@@ -371,7 +372,7 @@ async def _born(runtime: Runtime, head: Entry, nodes: Sequence[Node], at: int, c
         await asyncio.sleep(0)  # to copy and seal an entry takes a while, and other requests wait
     telling = next(each for each in reversed(copies) if each.is_telling)
     stands = head.after if at == head.turn else telling.after
-    salt = stands.salt if child.salt is None else child.salt
+    salt = (await left_to(runtime.store, nodes, at, head)).salt if child.salt is None else child.salt
     entry = replace(
         _following(copies[-1], runtime.clock_ms()),
         digest=stands.digest,

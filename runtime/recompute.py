@@ -6,7 +6,7 @@ Its words are not: another version of Edgewise may cut or word them otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -19,7 +19,7 @@ from runtime.errors import Refusal, StoreUnavailable
 from runtime.machine import known_values
 from runtime.narrators import Narration, Task
 from runtime.request import Asked, Opened
-from runtime.session import Entry, Invoke, Judged, Node, Offer, Outcome, Routing, Session
+from runtime.session import TELLINGS, Entry, Invoke, Judged, Node, Offer, Outcome, Routing, Session
 from runtime.turn import conclude, story_scope, timed
 
 if TYPE_CHECKING:
@@ -114,14 +114,47 @@ def lost(session_id: str, turn: int) -> StoreUnavailable:
     return StoreUnavailable(f"turn {turn} of session '{session_id}' is not in the journal", "Run `edgewise db verify`.")
 
 
+async def left_to(store: Reads, nodes: Iterable[Node], turn: int, head: Entry) -> Session:
+    """What a head leaves to a turn that is gone back to: the time known, and the dice of that turn's own game.
+
+    Each restart began another game, which may have taken less time, and rolls other dice. `nodes` reach to the head.
+    Raises StoreUnavailable where the journal has lost an entry.
+    """
+    newest = _newest_in_game(nodes, turn)
+    if newest >= head.seq:
+        return head.after
+    page = await store.entries(head.session_id, after=newest - 1, limit=1)
+    if not page:
+        raise lost(head.session_id, turn)
+    stood = page[0].after
+    return replace(head.after, elapsed_ms=max(head.after.elapsed_ms, stood.elapsed_ms), salt=stood.salt)
+
+
+def _newest_in_game(nodes: Iterable[Node], turn: int) -> int:
+    """The seq of the newest entry that stands in a turn's game: on a branch from the same initial event."""
+    games: dict[int, int] = {}
+    newest: dict[int, int] = {}
+    stood = 0
+    for node in nodes:
+        if node.kind in TELLINGS:
+            # A root that is told anew begins no other game.
+            grown = stood if node.kind == "regenerate" and node.parent is None else node.parent
+            games[node.turn] = games.get(grown or 0, node.turn)
+        stood = node.turn
+        newest[games.get(stood, stood)] = node.seq
+    return newest[games[turn]]
+
+
 def returned(machine: Machine, told: Session, left: Session) -> Session:
     """The session that goes back to a turn: as it was told, with the clock and the salt of what is left.
 
-    `told` is what the turn had left behind. Routing and offer are computed anew, since time may
-    have closed what was open; an option that is still offered keeps the words that it was told in.
+    `told` is what the turn had left behind, `left` what `left_to` says. Routing and offer are computed
+    anew, since time may have closed what was open; an option that is still offered keeps the words
+    that it was told in.
     """
     # Which free options are drawn hangs on the salt: the turn's own draws those that it told.
-    back = replace(told, elapsed_ms=left.elapsed_ms, answered_at_ms=left.answered_at_ms)
+    elapsed_ms = max(told.elapsed_ms, left.elapsed_ms)
+    back = replace(told, elapsed_ms=elapsed_ms, answered_at_ms=left.answered_at_ms)
     routed = route(machine, back)
     words = {(each.key, each.kind): each.text for each in told.offer}
     offer = tuple(_worded(each, words) for each in routed.offer)
@@ -224,12 +257,12 @@ def of_copy(machine: Machine, entry: Entry, found: Session) -> str:
     return _of_told(entry, opened, after.salt)
 
 
-def of_rewind(there: Machine, entry: Entry, telling: Entry, head: Entry) -> str:
-    """A rewind, from the turn that it leads to and the head that it left."""
+def of_rewind(there: Machine, entry: Entry, telling: Entry, head: Entry, left: Session) -> str:
+    """A rewind, from the turn that it leads to, the head that it left, and what that leaves to the turn."""
     if entry.parent != head.turn:
         return f"it left turn {entry.parent}, and the session stood at turn {head.turn}"
     try:
-        return next(_unequal(entry.after, returned(there, telling.after, head.after), _FACTS), "")
+        return next(_unequal(entry.after, returned(there, telling.after, left), _FACTS), "")
     except _BROKEN as error:
         return _unplayable(error)
 

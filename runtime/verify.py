@@ -20,7 +20,7 @@ from runtime.claims import KEY_KEPT_MS
 from runtime.errors import DesignError, StoreUnavailable
 from runtime.formats import is_intact, read_entry
 from runtime.progress import Done, Found, Progress, Step
-from runtime.session import Entry, Node
+from runtime.session import Entry, Node, Session
 
 if TYPE_CHECKING:
     from runtime.machine import Machine
@@ -243,10 +243,13 @@ class _Rules:
         self._store = store
         self._kept = _Kept(store, bound)
         self._machines: OrderedDict[str, Machine | str] = OrderedDict()
+        self._restarted: set[str] = set()
 
     def keep(self, entry: Entry) -> None:
         """Remember an entry for those that follow."""
         self._kept.keep(entry)
+        if entry.kind == "turn" and entry.parent is None and entry.seq > 1:
+            self._restarted.add(entry.session_id)
 
     async def problems(self, entry: Entry) -> list[str]:
         """The first thing that doesn't add up, as the only item."""
@@ -270,8 +273,15 @@ class _Rules:
             return f"a session begins with a turn, and not with a {entry.kind}"
         telling = await self._kept.telling(entry)
         if entry.kind == "rewind":
-            return recompute.of_rewind(machine, entry, telling, head)
+            return recompute.of_rewind(machine, entry, telling, head, await self._left(entry, head))
         return recompute.of_fork(entry, head) if entry.kind == "fork" else recompute.of_migration(machine, entry, head)
+
+    async def _left(self, entry: Entry, head: Entry) -> Session:
+        """What the head that a rewind left leaves to its turn; the tree is read where there was a restart."""
+        if entry.session_id not in self._restarted:
+            return head.after
+        nodes = [node for node in await self._kept.tree(entry.session_id) if node.seq < entry.seq]
+        return await recompute.left_to(self._kept, nodes, entry.turn, head)
 
     async def _why_told(self, machine: Machine, entry: Entry) -> str:
         if entry.origin is not None:

@@ -258,6 +258,31 @@ async def test_a_rewind_goes_to_a_branch_from_before_a_restart(start):
     assert await is_good(client.runtime)
 
 
+async def test_a_restart_and_a_rewind_give_no_time_back(start):
+    client = await played(start)
+    await client.choose("draw", elapsed_active_seconds=90)
+    for _ in range(2):
+        anew = await client.send("INIT", on_exists="restart", run_seed="another", elapsed_active_seconds=0)
+        assert anew["session"]["time"]["elapsed_active_seconds"] == 0
+        await retold(client)
+
+    for turn in (1, 2):
+        answer = await rewound(client, turn)
+        assert answer["session"]["time"]["elapsed_active_seconds"] == 90
+        assert "late" not in [each["key"] for each in answer["options"]]
+    assert await is_good(client.runtime)
+
+
+async def test_a_root_told_anew_is_the_same_game(start):
+    client = await played(start)
+    await retold(client)
+    await client.choose("draw", elapsed_active_seconds=90)
+    await client.send("INIT", on_exists="restart", elapsed_active_seconds=0)
+    for turn in (1, 2, 3):
+        assert (await rewound(client, turn))["session"]["time"]["elapsed_active_seconds"] == 90
+    assert await is_good(client.runtime)
+
+
 # What the machine lets be taken back.
 
 
@@ -396,6 +421,41 @@ async def test_a_fork_rolls_dice_of_its_own_unless_it_asks_for_the_same(start):
     assert own != first
     await rewound(other, 1)
     assert pulled(await other.choose("draw")) == own
+    assert await is_good(client.runtime)
+
+
+async def drawn(client: Client) -> Any:
+    """Which number the well's die shows."""
+    return (await client.choose("draw"))["payload"]["outcome"]["dice"][0]["value"]
+
+
+async def test_a_childs_own_dice_are_not_lost_by_a_restart(start):
+    client = await played(start)
+    theirs = await drawn(client)
+    child, _ = await forked(client, 1)
+    own = await drawn(child)
+    await child.send("INIT", on_exists="restart", run_seed="一枚铜钱")
+    assert await drawn(child) == theirs, "a restart rolls what its seed says"
+
+    await rewound(child, 1)
+    assert await drawn(child) == own
+    await rewound(child, 3)
+    assert await drawn(child) == theirs
+    assert await is_good(client.runtime)
+
+
+async def test_a_fork_with_the_same_dice_rolls_what_its_source_would_a_fork_or_restarted_too(start):
+    client = await played(start)
+    child, _ = await forked(client, 1)
+    own = await drawn(child)
+    grandchild, _ = await forked(child, 1, same_dice=True)
+    assert await drawn(grandchild) == own
+
+    await child.send("INIT", on_exists="restart", run_seed="一枚铜钱")
+    other, _ = await forked(child, 1, same_dice=True)
+    assert await drawn(other) == own
+    restarted, _ = await forked(child, None, same_dice=True)
+    assert await drawn(restarted) == await drawn(child) == await drawn(client) != own
     assert await is_good(client.runtime)
 
 
