@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from runtime.errors import IdempotencyMismatch, TurnInProgress, ValidationError
+from runtime.errors import IdempotencyMismatch, StaleTurn, TurnInProgress, ValidationError
 
 if TYPE_CHECKING:
     from runtime.session import Entry
@@ -93,6 +93,24 @@ def _refuse_other(request_hash: str, once: Idempotency) -> None:
             "this Idempotency-Key was sent before with another request",
             "Use a new key for a new request; send the same body again to hear its answer again.",
         )
+
+
+async def append(store: Store, entry: Entry, claim: Claim, once: Idempotency | None, now_ms: int) -> Entry:
+    """Append an entry under a claim; the entry that is there now.
+
+    That is another one where the claim was lost, and whoever took it over has answered the same
+    key meanwhile. Raises StaleTurn where nobody has.
+    """
+    try:
+        await store.append(entry, claim)
+    except StaleTurn:
+        if once is None:
+            raise
+        async with claiming(store, entry.session_id, once, now_ms) as again:
+            if again.answered is None:
+                raise
+            return again.answered
+    return entry
 
 
 def in_progress(session_id: str, *, same_key: bool = False) -> TurnInProgress:

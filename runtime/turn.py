@@ -30,7 +30,7 @@ from runtime.advance import (
     settle,
     turn_scope,
 )
-from runtime.claims import Idempotency, claiming, must_hold, session_id_from
+from runtime.claims import Idempotency, append, claiming, must_hold, session_id_from
 from runtime.constraints import answer_schema, bounds_of, fit
 from runtime.errors import (
     MachineChanged,
@@ -192,7 +192,9 @@ async def take_turn(
             settled = settle(opened.machine, opened.session, compiled, asked.event, asked.choice, scope, rolled)
             settled = timed(settled, opened)
             entry, narrate_s = await told(runtime, opened, settled, asked, once)
-            _, store_s = await clocked(runtime.store.append(entry, claim))
+            kept, store_s = await clocked(append(runtime.store, entry, claim, once, runtime.clock_ms()))
+    if kept is not entry:
+        return Played(kept, is_replayed=True)
     played = Played(entry, narrate_s, store_s)
     runtime.trouble = None
     runtime.observe(played)
@@ -226,12 +228,19 @@ def noted(entry: Entry, once: Idempotency | None) -> Entry:
 
 
 async def resumed(store: Store, opened: Opened, head: Entry) -> Entry:
-    """The head turn, to be answered again; where the session has moved to another version since, as it stands there."""
+    """The head turn, to be answered again: as it was sent, or where the session stands otherwise now, as it stands.
+
+    A rewind may have left less open, and less time; a migration led to another version.
+    """
     telling = await telling_of(store, head)
-    if telling.digest == head.digest:
+    if all(getattr(telling.after, name) == getattr(head.after, name) for name in _RESTATED):
         return telling
     routed = route(opened.machine, head.after)
     return replace(telling, answer=view.restated(opened.machine, telling.answer, head.after, routed))
+
+
+_RESTATED = ("digest", "offer", "routing", "elapsed_ms")
+"""What of a session may have changed since its head turn was told."""
 
 
 async def telling_of(store: Store, head: Entry) -> Entry:

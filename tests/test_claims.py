@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from journal_entries import entry_after
 from msgspec.structs import replace
 
-from runtime.claims import KEY_KEPT_MS, Idempotency, claiming, must_hold, session_id_from
+from runtime.claims import KEY_KEPT_MS, Idempotency, append, claiming, must_hold, session_id_from
 from runtime.errors import IdempotencyMismatch, StaleTurn, TurnInProgress, ValidationError
 from runtime.session import Entry, sealed
 from runtime.stores.memory import MemoryStore
@@ -179,6 +179,34 @@ async def test_a_claim_that_was_lost_appends_nothing():
             await store.append(entry_after(None), claim)
 
     assert await store.count() == 1
+
+
+async def test_a_turn_that_lost_its_claim_hears_what_its_own_key_was_answered_meanwhile():
+    """A process that stalled past its lease wakes, and another has played the same request."""
+    store = MemoryStore()
+    first, second = keyed(None, ONCE), keyed(entry_after(None), ONCE)
+    async with claiming(store, "s1", ONCE, NOW_MS) as lost:
+        await store.release(lost)
+        async with claiming(store, "s1", ONCE, NOW_MS) as claim:
+            assert await append(store, first, claim, ONCE, NOW_MS) is first
+
+        assert await append(store, second, lost, ONCE, NOW_MS) == first
+
+    assert await store.count() == 1
+
+
+@pytest.mark.parametrize("once", [None, replace(ONCE, key="k2")])
+async def test_a_turn_that_lost_its_claim_to_another_request_is_stale(once: Idempotency | None):
+    store = MemoryStore()
+    async with claiming(store, "s1", once, NOW_MS) as lost:
+        await store.release(lost)
+        await store.append(keyed(None, ONCE))
+
+        with pytest.raises(StaleTurn):
+            await append(store, entry_after(None), lost, once, NOW_MS)
+
+    assert await store.count() == 1
+    assert not await store.in_progress("s1")
 
 
 SECRET = bytes(32)
