@@ -150,19 +150,24 @@ def returned(machine: Machine, told: Session, left: Session) -> Session:
 
     `told` is what the turn had left behind, `left` what `left_to` says. Routing and offer are computed
     anew, since time may have closed what was open; an option that is still offered keeps the words
-    that it was told in.
+    that it was told in, and its id, so that an answer that a client still shows means the same choices.
+    What is offered besides comes after them, with ids that the turn never used.
     """
     # Which free options are drawn hangs on the salt: the turn's own draws those that it told.
     elapsed_ms = max(told.elapsed_ms, left.elapsed_ms)
     back = replace(told, elapsed_ms=elapsed_ms, answered_at_ms=left.answered_at_ms)
     routed = route(machine, back)
-    words = {(each.key, each.kind): each.text for each in told.offer}
-    offer = tuple(_worded(each, words) for each in routed.offer)
-    return replace(back, salt=left.salt, routing=routed.routing, offer=offer)
+    return replace(back, salt=left.salt, routing=routed.routing, offer=_as_told(routed.offer, told.offer))
 
 
-def _worded(offer: Offer, words: dict[tuple[str, str], str]) -> Offer:
-    return replace(offer, text=words.get((offer.key, offer.kind), offer.text))
+def _as_told(offer: tuple[Offer, ...], told: tuple[Offer, ...]) -> tuple[Offer, ...]:
+    """What is offered, as far as it was told before with the same id and words; the rest comes after it."""
+    before = {(each.key, each.kind): each for each in told}
+    kept = [(each, before.get((each.key, each.kind))) for each in offer]
+    stands = [replace(each, id=old.id, text=old.text) for each, old in kept if old is not None]
+    unused = max((each.id for each in told), default=0) + 1
+    new = [replace(each, id=number) for number, each in enumerate((each for each, old in kept if old is None), unused)]
+    return (*sorted(stands, key=lambda each: each.id), *new)
 
 
 def taken(machine: Machine, entry: Entry) -> CompiledEdge:

@@ -68,6 +68,8 @@ Result = TypeVar("Result")
 
 KEPT_CHOICES = 24
 """How many choices a session remembers for its ending; the lightest are forgotten first."""
+_RESTATED = ("digest", "offer", "routing", "elapsed_ms")
+"""What of a session may have changed since its head turn was told."""
 
 
 class Played(Struct, frozen=True):
@@ -237,10 +239,6 @@ async def resumed(store: Store, opened: Opened, head: Entry) -> Entry:
         return telling
     routed = route(opened.machine, head.after)
     return replace(telling, answer=view.restated(opened.machine, telling.answer, head.after, routed))
-
-
-_RESTATED = ("digest", "offer", "routing", "elapsed_ms")
-"""What of a session may have changed since its head turn was told."""
 
 
 async def telling_of(store: Store, head: Entry) -> Entry:

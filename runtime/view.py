@@ -171,7 +171,7 @@ def outcome_of(machine: Machine, outcome: Outcome) -> dict[str, Any]:
 
 
 def options_of(offer: Iterable[Offer]) -> list[dict[str, Any]]:
-    """The options as a client sees them; ids 1…n in the order offered."""
+    """The options as a client sees them; ids 1…n in the order offered, with gaps where a rewind found some closed."""
     return [msgspec.to_builtins(each) for each in offer]
 
 
@@ -213,7 +213,7 @@ def answer_of(
 
 
 def restated(machine: Machine, answer: bytes | msgspec.Raw, session: Session, routed: Route) -> msgspec.Raw:
-    """An answer with where the session stands in another version of its machine; what was told is as it was."""
+    """An answer with where the session stands now, after a rewind or a migration; what was told is as it was."""
     told = msgspec.json.decode(answer)
     payload = {
         **told["payload"],

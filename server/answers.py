@@ -49,7 +49,11 @@ class SessionTold(Shape, frozen=True):
 
 
 class OptionTold(Shape, frozen=True):
-    """A choice: send its `id` as payload.selected_option_id, with its `event_type`."""
+    """A choice: send its `id` as payload.selected_option_id, with its `event_type`.
+
+    Ids count from 1 in the order offered. After a rewind an option that is still open keeps the id
+    that its turn gave it, so that ids may be missing; what has opened since comes after the others.
+    """
 
     id: int
     text: str

@@ -194,11 +194,67 @@ async def test_no_time_is_given_back_and_what_time_has_closed_stays_closed(start
 
     assert answer["session"]["time"]["elapsed_active_seconds"] == 90
     assert [each["key"] for each in answer["options"]] == ["draw", "coin", "down"]
-    assert [each["id"] for each in answer["options"]] == [1, 2, 3]
+    assert [each["id"] for each in answer["options"]] == [1, 2, 4]
     again = await client.choose("draw")
     assert again["session"]["time"]["elapsed_active_seconds"] == 90
     assert (await client.session()).context["told_at"] == 90
     assert await is_good(client.runtime)
+
+
+async def test_an_option_that_was_shown_is_never_another_one_after_a_rewind(start):
+    """`late` had id 3 and is closed now; `down` had 4, and is no 3."""
+    client = await played(start)
+    told = (await client.session()).offer
+    await client.choose("draw", elapsed_active_seconds=90)
+    answer = await rewound(client, 1)
+
+    ids = {each.key: each.id for each in told}
+    assert {each["key"]: each["id"] for each in answer["options"]} == {
+        key: ids[key] for key in ("draw", "coin", "down")
+    }
+    shown_ids = [each["id"] for each in answer["answer"]["payload"]["options"]]
+    assert shown_ids == [1, 2, 3, 4]
+    refusal = await refused(client, errors.OptionNotOffered, client.send(option=ids["late"]))
+    assert [each["id"] for each in refusal.facts["offered"]] == [1, 2, 4]
+    assert (await client.send(option=ids["down"]))["session"]["state"] == "CAVE"
+    assert await is_good(client.runtime)
+
+
+async def test_what_opened_since_is_offered_after_what_was_told(start):
+    """In the file it stands first; the ids of what was told stay."""
+    dawn = "      - {key: dawn, text: Dawn, guard: time.elapsed_seconds >= 60, target: YARD}\n"
+    text = (
+        WELL.lstrip()
+        .replace("guard: time.elapsed_seconds < 60, ", "")
+        .replace("      - {key: draw", f"{dawn}      - {{key: draw", 1)
+    )
+    client = await played(start, machine=tiny(text, "well"))
+    assert [each.key for each in (await client.session()).offer] == ["draw", "coin", "late", "down"]
+    await client.choose("draw", elapsed_active_seconds=90)
+
+    answer = await rewound(client, 1)
+
+    offered = [(each["id"], each["key"]) for each in answer["options"]]
+    assert offered == [(1, "draw"), (2, "coin"), (3, "late"), (4, "down"), (5, "dawn")]
+    assert (await client.send(option=5))["session"]["turn"] == 3
+    assert await is_good(client.runtime)
+
+
+async def test_a_session_is_resumed_as_it_stands_after_a_rewind(start):
+    client = await played(start)
+    sent = msgspec.json.decode((await client.runtime.store.entry("s1", 1)).answer)
+    await client.choose("draw", elapsed_active_seconds=90)
+    answer = await rewound(client, 1)
+    before = await client.journal()
+
+    resumed = await client.send("INIT", on_exists="resume")
+
+    assert resumed["payload"]["options"] == answer["options"]
+    assert resumed["payload"]["routing"] == answer["routing"]
+    assert resumed["session"] == answer["session"]
+    assert resumed["payload"]["scene"] == sent["payload"]["scene"]
+    assert answer["answer"] == (await shown(client))["answer"] == sent
+    assert await client.journal() == before
 
 
 async def test_the_time_since_the_last_answer_counts_on_over_a_rewind(start, clock):

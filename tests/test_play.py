@@ -17,6 +17,7 @@ from command import ESCAPE, command, edgewise, environment
 from served import PATIENCE_S, ROOT, Process, Server, runtime_of, serving
 
 from runtime import loader
+from server.play import moves
 from server.scaffold import project_files
 from server.settings import Settings
 
@@ -96,6 +97,13 @@ def test_the_end_of_the_input_is_no_error_and_says_how_to_begin_again(project: P
     assert ran.returncode == 0
     assert "The input ended; the story stands at turn 2." in ran.stderr
     assert f"edgewise play {FIRST} --project {project} --seed demo --language en" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"), [([], ""), ([1], "1"), ([2], "2"), ([1, 2, 3], "1-3"), ([1, 2, 4], "1, 2, 4"), ([3, 5], "3, 5")]
+)
+def test_the_numbers_that_are_told_are_those_that_are_offered(ids: list[int], said: str):
+    assert moves.numbers_of({"payload": {"options": [{"id": number} for number in ids]}}) == said
 
 
 @pytest.mark.parametrize(

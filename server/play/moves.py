@@ -49,9 +49,10 @@ def takes_text(answer: Answer) -> bool:
 
 
 def numbers_of(answer: Answer) -> str:
-    """The numbers offered: `1-3`, or `1` where there is but one."""
+    """The numbers offered: `1-3`, `1` where there is but one, `1, 3` where a rewind found some closed."""
     ids = [option["id"] for option in answer["payload"]["options"]]
-    return f"{ids[0]}-{ids[-1]}" if len(ids) > 1 else "".join(map(str, ids))
+    is_whole = len(ids) > 1 and ids == [*range(ids[0], ids[-1] + 1)]
+    return f"{ids[0]}-{ids[-1]}" if is_whole else ", ".join(map(str, ids))
 
 
 def what_is_wanted(answer: Answer, language: str) -> str:
