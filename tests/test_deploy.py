@@ -169,6 +169,13 @@ def test_the_proxy_waits_longer_than_the_server_and_takes_more():
     assert seconds(nginx("keepalive_timeout")) < serving.IDLE_S
 
 
+def test_the_proxy_says_itself_who_asks():
+    """What a client claims of where it comes from reaches no server."""
+    conf = (DEPLOY / "nginx.conf").read_text(encoding="utf-8")
+    headers = dict(re.findall(r"^\s*proxy_set_header ([\w-]+) ([^;]+);", conf, re.MULTILINE))
+    assert (headers["X-Forwarded-For"], headers["Forwarded"]) == ("$remote_addr", '""')
+
+
 def test_the_page_has_the_numbers_of_the_proxy():
     bounds = {what: bound for what, bound, _ in PAGE.table("What stands before it")}
 
