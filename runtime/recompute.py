@@ -98,7 +98,10 @@ def judged_on(snapshot: Session, entry: Entry) -> Session:
 
 
 async def _migrated(store: Reads, parent: Entry, entry: Entry) -> Session:
-    """The session as the last migration between a turn and its parent left it; the parent's where there is none."""
+    """The session as the last migration between a turn and its parent left it; the parent's where there is none.
+
+    Raises StoreUnavailable where the session was deleted meanwhile.
+    """
     between = [
         node.seq
         for node in await store.tree(entry.session_id)
@@ -106,7 +109,10 @@ async def _migrated(store: Reads, parent: Entry, entry: Entry) -> Session:
     ]
     if not between:
         return parent.after
-    return (await store.entries(entry.session_id, after=between[-1] - 1, limit=1))[0].after
+    page = await store.entries(entry.session_id, after=between[-1] - 1, limit=1)
+    if not page:
+        raise lost(entry.session_id, parent.turn)
+    return page[0].after
 
 
 def lost(session_id: str, turn: int) -> StoreUnavailable:

@@ -200,13 +200,16 @@ class _Kept:
             _put(self._turns, (entry.session_id, entry.turn), entry, self._bound)
 
     async def before(self, entry: Entry) -> Entry | None:
-        """The entry with the seq before it."""
+        """The entry with the seq before it. Raises StoreUnavailable where the session is gone meanwhile."""
         if entry.seq == 1:
             return None
         head = self._heads.get(entry.session_id)
         if head is not None and head.seq == entry.seq - 1:
             return head
-        return (await self.entries(entry.session_id, after=entry.seq - 2, limit=1))[0]
+        page = await self.entries(entry.session_id, after=entry.seq - 2, limit=1)
+        if not page:
+            raise recompute.lost(entry.session_id, entry.turn)
+        return page[0]
 
     async def telling(self, entry: Entry) -> Entry:
         """The telling that an entry stands at. Raises StoreUnavailable where it is gone."""

@@ -257,6 +257,42 @@ async def test_a_session_that_is_deleted_while_it_is_checked_is_no_damage():
     assert await found(client) == []
 
 
+async def test_a_session_that_is_deleted_when_its_earlier_entries_are_to_be_read_again_is_no_damage():
+    """Of two sessions that lie among each other one is at hand; the other is gone when it is asked for."""
+    client, store = await house("draw")
+    walk, entries = store.walk, store.entries
+    first, second = [row async for row in walk()]
+    await Client(client.runtime, "s2").send("INIT")
+    other = [row async for row in walk() if row.session_id == "s2"]
+
+    async def walking(*_: str) -> Any:
+        for row in (first, *other, second):
+            yield row
+
+    async def deleted(session_id: str, **page: Any) -> list[Entry]:
+        await store.delete(session_id)
+        return await entries(session_id, **page)
+
+    store.walk, store.entries = walking, deleted
+    steps = [step async for step in verify.verify(client.runtime, kept=1)]
+    assert steps == [Done(is_good=True, facts={"entries": 3, "sessions": 2, "damaged": 0})]
+
+
+async def test_a_session_that_is_deleted_while_its_migration_is_read_again_is_no_damage():
+    """The tree still had it."""
+    client, store = await moved()
+    entries, asked = store.entries, set[str]()
+
+    async def deleted(session_id: str, **page: Any) -> list[Entry]:
+        asked.add(session_id)
+        await store.delete(session_id)
+        return await entries(session_id, **page)
+
+    store.entries = deleted
+    assert await found(client) == []
+    assert asked == {"s1", "child"}
+
+
 # What the chain tells.
 
 
