@@ -456,9 +456,12 @@ async def test_an_entry_that_cannot_be_settled_is_refused_and_never_guessed(url,
     assert again.is_mine != (again.answered == first)
 
 
-@pytest.mark.parametrize("state", ["40001", "40P01"])
+@pytest.mark.parametrize("state", ["40001", "40P01", "40003"])
 async def test_a_transaction_that_the_database_wants_again_is_run_again(url, stores, is_cluster_safe, state):
-    """The same entry, so nothing is narrated twice; twenty sessions that share its statement don't notice."""
+    """The same entry, so nothing is narrated twice; twenty sessions that share its statement don't notice.
+
+    40003 says that the outcome is not known: it is found out first.
+    """
     asked(url, "CREATE SEQUENCE injected")
     asked(url, f"""
         CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -666,6 +669,37 @@ async def test_two_hosts_that_start_at_once_make_the_tables_once():
         assert asked(empty, "SELECT number, name FROM edgewise_migrations") == [(1, "0001_journal.sql")]
         assert len(set(secrets)) == 1
         assert len(secrets[0]) == 32
+
+
+def harm_first_table(url: str, raised: str) -> None:
+    """Whatever the database does when its first table is made, it does that first."""
+    asked(url, f"""
+        CREATE FUNCTION harm() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN {raised} END $$;
+        CREATE SEQUENCE harmed;
+        CREATE EVENT TRIGGER harm ON ddl_command_start WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION harm()""")
+
+
+LOSS = "PERFORM pg_terminate_backend(pg_backend_pid());"
+CONFLICT = "RAISE EXCEPTION 'injected' USING ERRCODE = '40001';"
+
+
+@pytest.mark.parametrize("raised", [LOSS, CONFLICT])
+async def test_a_first_start_whose_connection_is_lost_goes_on(stores, raised):
+    """Twice; a sequence counts on through what is rolled back."""
+    with database(is_empty=True) as empty:
+        harm_first_table(empty, f"IF nextval('harmed') <= 2 THEN {raised} END IF;")
+        store = await stores(empty)
+        assert await store.count() == 0
+        await store.close()
+
+
+@pytest.mark.parametrize("raised", [LOSS, CONFLICT])
+async def test_a_first_start_that_never_gets_through_is_refused_with_what_to_look_at(raised):
+    with database(is_empty=True) as empty:
+        harm_first_table(empty, raised)
+        with pytest.raises(StoreUnavailable) as refused:
+            await PostgresStore(empty).open()
+        assert "Is the database up" in refused.value.hint
 
 
 async def test_tables_of_a_newer_version_are_refused(url):

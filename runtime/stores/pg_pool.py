@@ -39,7 +39,8 @@ _DEFAULTS = {
     "tcp_user_timeout": "20000",
 }
 _AGAIN = {"40001", "40P01"}
-_GONE = ("08", "57P", "25P03")
+_GONE = ("08", "57P", "25P03", "40003")
+"""What says that the connection ended, or that the server itself doesn't know what became of a statement."""
 _READ_ONLY = "25006"
 _FATEFUL = ("22", "23", "54")
 
@@ -263,10 +264,10 @@ async def pause(least_s: float = 0.01) -> None:
     await asyncio.sleep(least_s * random.uniform(1, 3))  # noqa: S311 - jitter is no secret
 
 
-def unavailable(why: object) -> StoreUnavailable:
+def unavailable(why: object, hint: str = "Send the same again later.") -> StoreUnavailable:
     """The refusal while the database can't be used; the log has the reason, the client does not need it."""
     _log.error("the journal can't be used: %s: %s", type(why).__name__, why)
-    return StoreUnavailable("the journal can't be read or written now", hint="Send the same again later.")
+    return StoreUnavailable("the journal can't be read or written now", hint=hint)
 
 
 def _conninfo(url: str) -> str:

@@ -7,7 +7,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from runtime.errors import StoreUnavailable
-from runtime.stores.pg_pool import Link, Rejected, pause, unavailable
+from runtime.stores.pg_pool import Conflict, Link, Lost, Rejected, pause, unavailable
 from runtime.stores.pg_statements import BEGIN, COMMIT, IMPATIENT, ROLLBACK
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 MIGRATE_S = 600.0
 """Seconds that the database may take to change its tables, or to wait for another who does."""
 TRIES = 5
-"""How often two who create the very first table at once may get in each other's way."""
+"""How often the very first table is tried: two who create it at once may get in each other's way."""
+START_HINT = "Is the database up, is its address right, and may its user create tables? The log has the reason."
 
 _TABLE = """
     CREATE TABLE IF NOT EXISTS edgewise_migrations (
@@ -63,9 +64,10 @@ async def _make_table(pool: Pool) -> None:
     for tried in range(1, TRIES + 1):
         try:
             await pool.run(lambda link: link.rows(_TABLE))
-        except Rejected as error:  # IF NOT EXISTS does not keep two from creating it at the same moment
+        except (Rejected, Lost, Conflict) as error:
+            # IF NOT EXISTS does not keep two from creating it at the same moment; what was lost may be done twice.
             if tried == TRIES:
-                raise unavailable(error) from error
+                raise unavailable(error, START_HINT) from error
             await pause()
         else:
             return
