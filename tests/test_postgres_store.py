@@ -676,7 +676,7 @@ def harm_first_table(url: str, raised: str) -> None:
     asked(url, f"""
         CREATE FUNCTION harm() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN {raised} END $$;
         CREATE SEQUENCE harmed;
-        CREATE EVENT TRIGGER harm ON ddl_command_start WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION harm()""")
+        CREATE EVENT TRIGGER harm ON ddl_command_start WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION harm()""")  # fmt: skip
 
 
 LOSS = "PERFORM pg_terminate_backend(pg_backend_pid());"
@@ -780,6 +780,44 @@ async def test_an_entry_cut_off_or_exchanged_is_found(url, stores, harm, damage)
     asked(url, harm)
 
     assert [each async for each in store.audit()] == [damage]
+
+
+HARMS = [
+    "DELETE FROM edgewise_entries WHERE session_id = 's1' AND seq = 3",
+    "UPDATE edgewise_entries SET body = left(body, 40) WHERE session_id = 's1' AND seq = 3",
+]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+async def test_a_session_whose_newest_entry_is_lost_or_torn_is_there_and_refused(url, stores, is_cluster_safe, harm):
+    """It is neither taken for none nor waited for, and a claim that fails holds nothing."""
+    store = await stores(url, is_cluster_safe=is_cluster_safe)
+    whole = line_of(3)
+    await store.adopt([*map(row_of, whole)])
+    asked(url, harm)
+
+    for refused in (
+        store.adopt([*map(row_of, whole)]),
+        store.head("s1"),
+        store.claim("s1"),
+        store.claim("s1", key="k"),
+    ):
+        async with asyncio.timeout(30):
+            with pytest.raises(StoreUnavailable):
+                await refused
+
+    assert not await store.in_progress("s1")
+    assert [damage.sessions async for damage in store.audit()] == ([("s1",)] if harm == HARMS[0] else [])
+
+
+async def test_a_lost_newest_entry_is_told_with_what_to_run(url, stores):
+    store = await stores(url)
+    await store.adopt([*map(row_of, line_of(3))])
+    asked(url, HARMS[0])
+
+    with pytest.raises(StoreUnavailable, match="newest entry is not in the journal") as refused:
+        await store.adopt([*map(row_of, line_of(3))])
+    assert "db verify" in refused.value.hint
 
 
 async def test_a_tombstone_keeps_the_chains_end_and_no_text(url, stores):

@@ -110,8 +110,9 @@ IS_THERE: Final = """
 
 HEAD: Final = """
     SELECT entry.body, entry.hash FROM edgewise_sessions AS head
-    JOIN edgewise_entries AS entry ON entry.session_id = head.session_id AND entry.seq = head.seq
-    WHERE head.session_id = %(session_id)s"""
+    LEFT JOIN edgewise_entries AS entry ON entry.session_id = head.session_id AND entry.seq = head.seq
+    WHERE head.session_id = %(session_id)s AND head.seq > 0"""
+"""A session is there where its row says so, though its newest entry may be lost."""
 TELLING: Final = """
     SELECT body, hash FROM edgewise_entries
     WHERE session_id = %(session_id)s AND turn = %(turn)s AND kind IN ('turn', 'regenerate')

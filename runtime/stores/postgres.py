@@ -70,7 +70,7 @@ class _Found(Struct, frozen=True):
     @property
     def head(self) -> Entry | None:
         """The session's newest entry."""
-        return _entry(self.body, self.hash) if self.seq else None
+        return _head(self.body, self.hash) if self.seq else None
 
     @property
     def answered(self) -> Entry | None:
@@ -123,8 +123,12 @@ class PostgresStore:
         self._renewing = asyncio.create_task(self._renew())
 
     async def head(self, session_id: str) -> Entry | None:
-        """The session's newest entry, None where the session does not exist."""
-        return _first(await self._rows(sql.HEAD, session_id=session_id))
+        """The session's newest entry, None where the session does not exist.
+
+        Raises StoreUnavailable also where the session is there and its newest entry is not.
+        """
+        rows = await self._rows(sql.HEAD, session_id=session_id)
+        return _head(*rows[0]) if rows else None
 
     async def entry(self, session_id: str, turn: int) -> Entry | None:
         """The telling of a turn."""
@@ -350,7 +354,7 @@ class PostgresStore:
         while True:
             found = await self._pool.retried(lambda link: self._look(link, asked))
             is_mine = found.taken is not None or found.epoch == asked["epoch"]
-            claim = Claim(session_id=asked["session_id"], head=found.head)
+            claim = Claim(session_id=asked["session_id"], head=await self._head_of(found, asked))
             if found.answered_body is not None:
                 if is_mine:
                     await self._rows(sql.RELEASE, **asked)
@@ -363,6 +367,14 @@ class PostgresStore:
             if found.is_held and not is_mine:
                 return msgspec.structs.replace(claim, key=found.key, request_hash=found.request_hash or "")
             # Another's turn ended while the statement ran: what it saw is partly old.
+
+    async def _head_of(self, found: _Found, asked: Values) -> Entry | None:
+        """The head that a claim found; where it can't be read, nobody is to wait for the lease."""
+        try:
+            return found.head
+        except StoreUnavailable:
+            await self._rows(sql.RELEASE, **asked)
+            raise
 
     async def _renew(self) -> None:
         every_s = self._lease_s / 3
@@ -445,9 +457,15 @@ def _first(rows: Rows) -> Entry | None:
     return _entry(*rows[0]) if rows else None
 
 
-def _entry(body: bytes | str | None, hash_: str) -> Entry:
+def _head(body: str | None, hash_: str) -> Entry:
+    if body is None:
+        raise StoreUnavailable("the session's newest entry is not in the journal", hint="Run `edgewise db verify`.")
+    return _entry(body, hash_)
+
+
+def _entry(body: bytes | str, hash_: str) -> Entry:
     try:
-        return read_entry(body or "", hash_)
+        return read_entry(body, hash_)
     except msgspec.DecodeError as error:
         raise StoreUnavailable(f"an entry of the journal can't be read: {error}", hint="Restore a backup.") from error
 
