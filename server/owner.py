@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -82,28 +82,34 @@ class Owner:
 
     async def steps(
         self, task: str, body: Any = None, *, lines: AsyncIterator[bytes] | None = None, **query: Any
-    ) -> AsyncIterator[dict[str, Any]]:
-        """The steps of a task as they come; the last has the type `done`. Raises Refused, also for `failed`."""
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The steps of a task as they come; the last has the type `done`. Raises Refused, also for `failed`.
+
+        Whoever stops reading closes it, so that the work ends before the client does.
+        """
         sent: dict[str, Any] = {"json": body or {}} if lines is None else {"content": lines, "headers": NDJSON}
         params = {name: value for name, value in query.items() if value is not None}
         step: dict[str, Any] = {}
-        async with self._streamed("POST", f"/store/{task}", params=params, **sent) as answer:
-            async for line in self._lines(answer):
+        async with (
+            self._streamed("POST", f"/store/{task}", params=params, **sent) as answer,
+            aclosing(self._lines(answer)) as lines_told,
+        ):
+            async for line in lines_told:
                 step = _decode(line)
                 if step["type"] == "failed":
                     raise Refused(step["error"], step["message"], step.get("hint", ""))
                 yield step
         if step.get("type") != "done":
-            raise Refused("unreachable", f"{self.where} broke off before {task} was done", "Run it again.")
+            raise Refused("broken_off", f"{self.where} broke off before {task} was done", "Run it again.")
 
-    async def download(self, path: str, **query: Any) -> AsyncIterator[bytes]:
-        """The body of an answer that is no envelope, in pieces. Raises Refused."""
-        async with self._streamed("GET", path, params=query) as answer:
-            try:
-                async for piece in answer.aiter_bytes():
-                    yield piece
-            except httpx.TransportError as error:
-                raise self._silent(error) from error
+    async def download(self, path: str, **query: Any) -> AsyncGenerator[bytes, None]:
+        """The body of an answer that is no envelope, in pieces. Raises Refused.
+
+        Whoever stops reading closes it, as with `steps`.
+        """
+        async with self._streamed("GET", path, params=query) as answer, aclosing(self._pieces(answer)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     @asynccontextmanager
     async def _streamed(self, method: str, path: str, **more: Any) -> AsyncIterator[httpx.Response]:
@@ -121,15 +127,22 @@ class Owner:
         finally:
             await answer.aclose()
 
-    async def _lines(self, answer: httpx.Response) -> AsyncIterator[bytes]:
+    async def _lines(self, answer: httpx.Response) -> AsyncGenerator[bytes, None]:
         rest = b""
-        try:
-            async for piece in answer.aiter_bytes():
+        async with aclosing(self._pieces(answer)) as pieces:
+            async for piece in pieces:
                 *whole, rest = (rest + piece).split(b"\n")
                 for line in whole:
                     yield line
+
+    async def _pieces(self, answer: httpx.Response) -> AsyncGenerator[bytes, None]:
+        """An answer's body as it comes. Raises Refused where it breaks off."""
+        try:
+            async for piece in answer.aiter_bytes():
+                yield piece
         except httpx.TransportError as error:
-            raise self._silent(error) from error
+            why = f" ({error})" if str(error) else ""
+            raise Refused("broken_off", f"{self.where} broke off{why}", "Run it again.") from error
 
     def _data(self, body: bytes) -> Any:
         try:
@@ -301,7 +314,7 @@ class _Exchange:
         self.sent: asyncio.Queue[MutableMapping[str, Any] | None] = asyncio.Queue(maxsize=8)
 
     async def run(self, app: Any) -> None:
-        """Let the application answer; None is the end of what it sends."""
+        """Let the application answer; None is the end of what it sends, and cancelled it says no more."""
         url = self._request.url
         scope = {
             "type": "http",
@@ -320,6 +333,9 @@ class _Exchange:
         }
         try:
             await app(scope, self._receive, self._send)
+        except asyncio.CancelledError:
+            self._gone.set()  # nobody reads, and to wait for a reader would never end
+            raise
         finally:
             if not self._gone.is_set():
                 await self.sent.put(None)

@@ -26,8 +26,11 @@ from runtime.stores.memory import MemoryStore
 from runtime.turn import Runtime, play
 from server import tending
 from server.app import create_app
-from server.owner import Inside
+from server.owner import Inside, Owner
+from server.play.table import Refused
 from server.settings import Settings
+from server.tend.working import FINDINGS, OUR_FAULT, WRONG_USE, report
+from server.tend.working import ended as exit_code_of
 
 HALL = """
 initial: {event: INIT, target: HALL}
@@ -364,6 +367,65 @@ async def test_a_crash_after_the_first_line_tells_nothing_of_itself(tmp_path: Pa
     assert (last["type"], last["error"]) == ("failed", "internal_error")
     assert "裂帛" not in json.dumps(last, ensure_ascii=False)
     assert "裂帛" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        ("store_unavailable", OUR_FAULT), ("internal_error", OUR_FAULT), ("broken_off", OUR_FAULT),
+        ("unreachable", WRONG_USE), ("validation_error", WRONG_USE), ("forbidden", WRONG_USE),
+    ],
+)  # fmt: skip
+def test_a_command_says_by_its_exit_code_whose_fault_it_was(error: str, code: int, capsys):
+    async def work() -> int:
+        raise Refused(error, "it failed", "Mend it.")
+
+    assert exit_code_of(work()) == code
+    assert capsys.readouterr().err == "it failed. Mend it.\n"
+
+
+@pytest.mark.parametrize(
+    ("told", "code", "said"),
+    [
+        ([{"type": "failed", "error": "store_unavailable", "message": "盘满了"}], OUR_FAULT, "盘满了"),
+        ([{"type": "progress", "done": 1, "total": 2}], OUR_FAULT, "here broke off before verify was done"),
+        ([{"type": "done", "is_good": False, "facts": {}}], FINDINGS, ""),
+    ],
+)
+def test_work_that_fails_on_its_way_is_no_wrong_use(told: list[Any], code: int, said: str, capsys):
+    async def answered(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=b"".join(json.dumps(each).encode() + b"\n" for each in told))
+
+    async def work() -> int:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answered), base_url="http://here") as client:
+            return await report(Owner(client, "here").steps("verify"), "json", "verifying")
+
+    assert exit_code_of(work()) == code
+    assert said in capsys.readouterr().err
+
+
+def test_a_command_that_can_write_no_more_ends_with_all_that_it_began():
+    """As `edgewise sessions export | head` does; nobody is left to read what the application still sends."""
+    gone: list[str] = []
+
+    async def endless(_: Any, __: Any, send: Any) -> None:
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            while True:
+                await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        finally:
+            gone.append("the application")
+
+    async def work() -> int:
+        async with httpx.AsyncClient(transport=Inside(endless), base_url="http://here") as client:  # type: ignore[arg-type]
+            pieces = Owner(client, "here").download("/x")
+            async for _ in pieces:
+                raise BrokenPipeError
+        return 0
+
+    with pytest.raises(BrokenPipeError):
+        exit_code_of(work())
+    assert gone == ["the application"]
 
 
 async def test_a_store_that_needs_no_compacting_says_so(tmp_path: Path):

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import aclosing, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -64,11 +64,11 @@ def export(options: dict[str, Any]) -> NoReturn:
     form, session_id, output = options.pop("form"), options.pop("session"), options.pop("output")
 
     async def work(owner: Owner) -> int:
-        pieces = owner.download(f"{path_of(session_id)}/export", format=form)
-        with _whole(output) if output else nullcontext(sys.stdout.buffer) as file:
-            async for piece in pieces:
-                file.write(piece)
-            file.flush()
+        async with aclosing(owner.download(f"{path_of(session_id)}/export", format=form)) as pieces:
+            with _whole(output) if output else nullcontext(sys.stdout.buffer) as file:
+                async for piece in pieces:
+                    file.write(piece)
+                file.flush()
         return GOOD
 
     tend(options, work)

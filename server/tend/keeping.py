@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -60,7 +60,7 @@ async def _inspected(path: Path, why: StoreUnavailable, form: str) -> int:
     """Look into a file that won't open: what of it is as it was written, and which sessions are not."""
     from runtime.stores.inspecting import inspect  # noqa: PLC0415 - takes longer to import than to ask a server
 
-    async def steps() -> AsyncIterator[Mapping[str, Any]]:
+    async def steps() -> AsyncGenerator[Mapping[str, Any], None]:
         yield {"type": "found", "what": f"the journal does not open: {why.message}", "sessions": []}
         async for step in inspect(path):
             yield msgspec.to_builtins(step)
@@ -114,7 +114,7 @@ async def _copied(from_: Settings, to: Settings, form: str) -> int:
             raise SettingsError([str(error)]) from error
 
 
-async def _told(steps: AsyncIterator[Step]) -> AsyncIterator[Mapping[str, Any]]:
+async def _told(steps: AsyncIterator[Step]) -> AsyncGenerator[Mapping[str, Any], None]:
     async for step in steps:
         yield msgspec.to_builtins(step)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 GOOD, FINDINGS, WRONG_USE, OUR_FAULT, INTERRUPTED = 0, 1, 2, 3, 130
+NOT_THE_USERS = frozenset({"internal_error", "store_unavailable", "broken_off"})
+"""Refusals that no other use of the command would have spared."""
 NAMED = 8
 """How many sessions a finding names before it counts the rest."""
 
-Steps = AsyncIterator[Mapping[str, Any]]
+Steps = AsyncGenerator[Mapping[str, Any], None]
 
 
 def tend(
@@ -55,7 +57,7 @@ def ended(work: Awaitable[int]) -> int:
         return asyncio.run(awaited())
     except Refused as refused:
         click.echo(f"{refused.message}. {refused.hint}".strip(), err=True)
-        return OUR_FAULT if refused.error == "internal_error" else WRONG_USE
+        return OUR_FAULT if refused.error in NOT_THE_USERS else WRONG_USE
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -68,13 +70,21 @@ def told_as_json(value: Any) -> None:
 async def follow(steps: Steps, form: str, doing: str) -> Mapping[str, Any]:
     """Show work to its end: findings on standard output, a bar on standard error; the last step.
 
-    As JSON each step is a line, as it came.
+    As JSON each step is a line, as it came. Where it can't be shown any more, the work is ended.
     """
+    async with aclosing(steps):
+        return await (_as_lines(steps) if form == "json" else _as_bar(steps, doing))
+
+
+async def _as_lines(steps: Steps) -> Mapping[str, Any]:
     last: Mapping[str, Any] = {}
-    if form == "json":
-        async for last in steps:
-            click.echo(json.dumps(last, ensure_ascii=False))
-        return last
+    async for last in steps:
+        click.echo(json.dumps(last, ensure_ascii=False))
+    return last
+
+
+async def _as_bar(steps: Steps, doing: str) -> Mapping[str, Any]:
+    last: Mapping[str, Any] = {}
     with _bar(doing) as (bar, task):
         async for last in steps:
             if last["type"] == "progress":
