@@ -97,9 +97,13 @@ class _Worker:
         return asyncio.get_running_loop().time() - self._since_s
 
     def ask_to_end(self) -> None:
-        """Let it finish its turns; asked again, it ends at once."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
+        """Let it finish its turns; asked again, it ends at once.
+
+        By its number: `terminate` would first look whether it has ended, and take its exit code from who waits for it.
+        """
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
 
 
 class _Crew:
