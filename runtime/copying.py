@@ -10,9 +10,9 @@ one portion comes in the order of its turns.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from runtime.session import Entry
     from runtime.stores import Row, Store
 
-WINDOW_ROWS = 1000
+WINDOW_ROWS = 4000
 WINDOW_BYTES = 16 << 20
 """How much is held at a time, beside entries of format 1 (see `_windows`)."""
-AT_ONCE = 64
+AT_ONCE = 500
 """How many sessions are written at the same time: a store may commit them together."""
 
 
@@ -123,31 +123,42 @@ def _entry(row: Row) -> Entry:
 
 
 async def _write(window: list[Row], target: Store) -> None:
-    """Write what the target lacks of some rows, the sessions in the order in which they were last played."""
+    """Write what the target lacks of some rows, each session's last one in the order in which they were played.
+
+    Appends of many sessions are committed together, where each adoption takes a commit of its own:
+    adopted is what is long beside the others, and what can't be appended.
+    """
     by_session: dict[str, list[Row]] = {}
     for row in window:
         by_session.setdefault(row.session_id, []).append(row)
     in_order = sorted(by_session.values(), key=lambda rows: _entry(rows[-1]).at_ms)
+    is_adopted = [len(rows) > len(in_order) or _entry(rows[0]).format == 1 for rows in in_order]
+    together = [rows[:-1] for rows, alone in zip(in_order, is_adopted, strict=True) if rows[1:] and not alone]
+    await _all_done(_continue(target, rows, is_adopted=False) for rows in together)
+    await _all_done(_continue(target, rows, is_adopted=alone) for rows, alone in zip(in_order, is_adopted, strict=True))
+
+
+async def _all_done(works: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Do works side by side, each begun in its turn. Raises what the first of those that fail raises."""
     turnstile = asyncio.Semaphore(AT_ONCE)
 
-    async def written(rows: list[Row]) -> None:
+    async def let_in(work: Coroutine[Any, Any, None]) -> None:
         async with turnstile:
-            await _continue(target, rows)
+            await work
 
-    done = await asyncio.gather(*map(written, in_order), return_exceptions=True)
-    for error in done:
+    for error in await asyncio.gather(*map(let_in, works), return_exceptions=True):
         if error is not None:
             raise error
 
 
-async def _continue(target: Store, rows: list[Row]) -> None:
-    """Add a session's rows after the target's head.
+async def _continue(target: Store, rows: list[Row], *, is_adopted: bool) -> None:
+    """Add a session's rows after the target's head, all in one where there is none.
 
     What does not follow it is left out, and found when the target is read back.
     """
     head = await target.head(rows[0].session_id)
     try:
-        if head is None and rows[0].seq == 1:
+        if head is None and is_adopted and rows[0].seq == 1:
             await target.adopt(rows)
             return
         for row in rows[0 if head is None else max(0, head.seq + 1 - rows[0].seq) :]:

@@ -22,6 +22,7 @@ import pytest
 import structlog
 from click.testing import CliRunner
 from command import command, edgewise, environment
+from postgres import database
 from served import PATIENCE_S, Process, Web
 from test_copying import opened, rows_of
 from test_tending import served
@@ -519,6 +520,36 @@ def test_migrate_says_what_would_move(desk: Desk):
     unknown = desk.run("migrate", "hal", "--dry-run")
     assert unknown.code == 2
     assert "hall" in unknown.err
+
+
+# PostgreSQL.
+
+
+@pytest.mark.slow
+def test_a_journal_in_postgresql_is_copied_to_tended_and_copied_back(desk: Desk, tmp_path: Path):
+    """Any number of servers may be at it: the command is one more process."""
+    before = desk.rows()
+    with database() as url:
+        there = ["--store", url, "--project", str(desk.project)]
+        for words in (
+            ["db", "copy", f"duckdb://{desk.journal}", url, "--project", str(desk.project)],
+            ["sessions", "list", *there], ["sessions", "show", "one", *there], ["db", "verify", *there],
+            ["db", "compact", *there], ["db", "backup", str(tmp_path / "backup.duckdb"), *there],
+            ["db", "copy", url, f"duckdb://{tmp_path / 'back.duckdb'}", "--project", str(desk.project)],
+            ["sessions", "rewind", "two", "previous", *there], ["migrate", "--dry-run", *there],
+            ["sessions", "prune", "--older-than", "0h", "--yes", *there], ["sessions", "tail", "two", *there],
+        ):  # fmt: skip
+            done = CliRunner().invoke(whole, words)
+            assert done.exit_code == 0, (words, done.stderr)
+        gone = CliRunner().invoke(whole, ["sessions", "show", "one", *there])
+    assert "no session 'one'" in gone.stderr
+    for name in ("backup.duckdb", "back.duckdb"):
+        desk.journal = tmp_path / name
+        assert desk.rows() == before
+        desk.good("db", "verify")
+    assert [item["session"]["session_id"] for item in desk.good("sessions", "list", "--format", "json").json] == [
+        "three", "two", "one",
+    ]  # fmt: skip
 
 
 # Wrong use.

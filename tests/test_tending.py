@@ -262,7 +262,7 @@ async def test_the_journals_own_token_makes_an_operator_on_this_machine_only(tmp
         assert (await web.refused("verify", 401, headers=wrong))["error"] == "unauthenticated"
     for peer in ("192.0.2.7", "::ffff:192.0.2.7", ""):
         async with served(tmp_path, Held(), TOKENS, peer=peer) as web:
-            assert (await web.refused("compact", 401, headers=own))["error"] == "unauthenticated"
+            assert (await web.refused("verify", 401, headers=own))["error"] == "unauthenticated"
 
 
 async def test_where_everyone_is_an_operator_only_the_own_token_names_files_elsewhere(tmp_path: Path):
