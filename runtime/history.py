@@ -4,6 +4,8 @@ Each change is one entry of the journal, made under the session's claim like a t
 with where the session stands then. The machine's `history.rewind` says what may be taken back:
 `free` lets all of it, `checkpoint` lets a rewind or a fork lead to checkpoints (a fork to the head
 too), `off` lets nothing, no fork and no other telling either: what was told on record stays told.
+A turn is judged by the definition that it was told by and by the one where the session stands: the
+stricter counts.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +24,15 @@ from msgspec.structs import replace
 from runtime import view
 from runtime.advance import route
 from runtime.claims import Idempotency, claiming, must_hold
-from runtime.errors import RewindRefused, SessionExists, SessionNotFound, StaleTurn, TurnNotFound
+from runtime.errors import (
+    DesignError,
+    MachineChanged,
+    RewindRefused,
+    SessionExists,
+    SessionNotFound,
+    StaleTurn,
+    TurnNotFound,
+)
 from runtime.machine import Machine
 from runtime.narrators.telling import TELL
 from runtime.origins import copied
@@ -49,6 +59,7 @@ _WHY = {
     "not_a_checkpoint": "its machine lets only checkpoints be gone back to",
     "at_the_root": "the session stands at its first turn",
     "at_the_turn": "the session stands there already",
+    "definition_missing": "the definition that it was told by can't be read any more",
     "before_migration": "it was told before the session moved to another version of its machine",
 }
 _HINTS = {
@@ -56,6 +67,7 @@ _HINTS = {
     "not_a_checkpoint": "Name a turn of can_rewind_to in GET /sessions/{id}: one that entered a checkpoint.",
     "at_the_root": "Go on from there, or restart the session by its initial event.",
     "at_the_turn": "Go on from there, or name a turn of can_rewind_to in GET /sessions/{id}.",
+    "definition_missing": "Name a turn of can_rewind_to in GET /sessions/{id}.",
     "before_migration": "Go on from where the session stands, or fork it at that turn.",
 }
 """What helps, by the reason."""
@@ -73,7 +85,8 @@ async def rewind(
 
     async def make(machine: Machine, head: Entry) -> Entry:
         nodes = await runtime.store.tree(session_id)
-        target = _Tree(machine, nodes).target(head, to_turn)
+        tree = await _grown(runtime, machine, head, nodes)
+        target = tree.target(head, to_turn)
         telling = await _telling(runtime.store, session_id, target)
         there = await runtime.machine_of(telling.after)
         left = await left_to(runtime.store, nodes, target, head)
@@ -86,7 +99,7 @@ async def rewind(
             after=returned(there, telling.after, left),
             request={"to_turn": to_turn},
         )
-        return replace(entry, answer=_raw(_shown(there, entry, telling, nodes)))
+        return replace(entry, answer=_raw(_shown(there, entry, telling, tree.seen_from(there))))
 
     return await _changed(runtime, session_id, expected_turn, once, make)
 
@@ -106,7 +119,7 @@ async def fork(
     async def make(machine: Machine, head: Entry) -> Entry:
         nodes = await runtime.store.tree(session_id)
         at = head.turn if at_turn is None else at_turn
-        _Tree(machine, nodes).refuse_fork(head, at)
+        (await _grown(runtime, machine, head, nodes)).refuse_fork(head, at)
         mark = "" if once is None else _mark(await runtime.store.secret(), session_id, once)
         salt = None if same_dice else runtime.new_id()
         asked = {"at_turn": at_turn, "session_id": child_id, "same_dice": same_dice}
@@ -131,12 +144,13 @@ async def regenerate(
     async def make(machine: Machine, head: Entry) -> Entry:
         nonlocal narrate_s
         nodes = await runtime.store.tree(session_id)
-        _Tree(machine, nodes).refuse_retelling(head)
+        (await _grown(runtime, machine, head, nodes)).refuse_retelling(head)
         telling = await telling_of(runtime.store, head)
         opened = await _reopened(runtime, machine, head, telling)
         with spoken_in(opened):
             entry, narrate_s = await _retold(runtime, opened, head, telling)
-        shown = _shown(machine, entry, entry, [*nodes, node_of(entry)])
+        tree = await _grown(runtime, machine, entry, [*nodes, node_of(entry)])
+        shown = _shown(machine, entry, entry, tree)
         del shown["answer"]
         return replace(entry, shown=_raw(shown))
 
@@ -165,12 +179,11 @@ async def standing(runtime: Runtime, head: Entry) -> dict[str, Any]:
     may_rewind = machine.definition.history.rewind != "off"
     nodes = await runtime.store.tree(head.session_id) if may_rewind else []
     is_held = await runtime.store.in_progress(head.session_id)
-    return _shown(machine, head, telling, nodes, in_progress=is_held)
+    tree = await _grown(runtime, machine, head, nodes)
+    return _shown(machine, head, telling, tree, in_progress=is_held)
 
 
-def _shown(
-    machine: Machine, head: Entry, telling: Entry, nodes: Iterable[Node], *, in_progress: bool = False
-) -> dict[str, Any]:
+def _shown(machine: Machine, head: Entry, telling: Entry, tree: _Tree, *, in_progress: bool = False) -> dict[str, Any]:
     after = head.after
     return {
         "answer": telling.answer,
@@ -180,7 +193,7 @@ def _shown(
         "options": view.options_of(after.offer),
         "inputs": msgspec.to_builtins(route(machine, after).inputs),
         "in_progress": in_progress,
-        "can_rewind_to": _Tree(machine, nodes).reachable(head.turn),
+        "can_rewind_to": tree.reachable(head.turn),
     }
 
 
@@ -260,14 +273,33 @@ def _raw(value: Any) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(value))
 
 
-class _Tree:
-    """A session's turns, and which of them its machine lets a player go to."""
+async def _grown(runtime: Runtime, machine: Machine, head: Entry, nodes: Sequence[Node]) -> _Tree:
+    """A session's tree as its head sees it, on that machine; each turn with the definition that it was told by."""
+    machines: dict[str, Machine | None] = {}
+    for digest in {node.digest for node in nodes if node.kind in TELLINGS}:
+        try:
+            machines[digest] = await runtime.machine_of(replace(head.after, digest=digest))
+        except (MachineChanged, DesignError):
+            machines[digest] = None
+    return _Tree(machine, nodes, machines)
 
-    def __init__(self, machine: Machine, nodes: Iterable[Node]) -> None:
-        self._machine = machine
+
+class _Tree:
+    """A session's turns, and which of them its machine lets a player go to.
+
+    `machine` is where the session stands, `machines` are the turns' own by their digests: None can't be read.
+    """
+
+    def __init__(self, machine: Machine, nodes: Sequence[Node], machines: Mapping[str, Machine | None]) -> None:
+        self._nodes = nodes
+        self._machines = machines
         self._policy = machine.definition.history.rewind
         self._tellings = {node.turn: node for node in nodes if node.kind in TELLINGS}
         self._migrated = max((node.seq for node in nodes if node.kind == "migration"), default=0)
+
+    def seen_from(self, machine: Machine) -> _Tree:
+        """The same, for a session that stands on another machine."""
+        return _Tree(machine, self._nodes, self._machines)
 
     def reachable(self, head: int) -> list[int]:
         """The turns that a rewind may go to, ascending: the newest; an older one may be named all the same."""
@@ -298,8 +330,9 @@ class _Tree:
     def refuse_fork(self, head: Entry, at: int) -> None:
         """Pass where a session may branch off. Raises TurnNotFound, RewindRefused."""
         self._refuse_unknown(head, at)
-        why = self._by_policy(at)
-        if why and (why == "off" or at != head.turn):
+        if self._policy != "off" and at == head.turn:
+            return
+        if why := self._by_policy(at):
             raise _refused(why, f"turn {at}", "branch off at")
 
     def refuse_retelling(self, head: Entry) -> None:
@@ -325,12 +358,15 @@ class _Tree:
         return "before_migration" if self._is_migrated(turn) else ""
 
     def _by_policy(self, turn: int) -> str:
-        if self._policy != "checkpoint":
-            return "off" if self._policy == "off" else ""
         node = self._tellings[turn]
-        state = self._machine.definition.states.get(node.state)
-        is_checkpoint = state is not None and state.checkpoint and node.source != node.state
-        return "" if is_checkpoint else "not_a_checkpoint"
+        own = self._machines[node.digest]
+        policies = {self._policy, own.definition.history.rewind if own else "free"}
+        if "off" in policies:
+            return "off"
+        if own is None:
+            return "definition_missing"
+        is_checkpoint = own.definition.states[node.state].checkpoint and node.source != node.state
+        return "" if is_checkpoint or policies == {"free"} else "not_a_checkpoint"
 
     def _is_migrated(self, turn: int) -> bool:
         """Whether the session moved to another version of its machine after the turn."""
@@ -382,7 +418,8 @@ async def _born(runtime: Runtime, head: Entry, nodes: Sequence[Node], at: int, c
         request_hash=child.mark,
     )
     machine = await runtime.machine_of(entry.after)
-    entry = sealed(replace(entry, answer=_raw(_shown(machine, entry, telling, map(node_of, copies)))))
+    tree = await _grown(runtime, machine, entry, [*map(node_of, copies)])
+    entry = sealed(replace(entry, answer=_raw(_shown(machine, entry, telling, tree))))
     try:
         await runtime.store.adopt([row_of(each) for each in (*copies, entry)])
     except SessionExists:

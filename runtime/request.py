@@ -172,9 +172,16 @@ def begin(
 
 
 def begin_again(
-    served: Machine, machine: Machine, invoke: Invoke, head: Entry, new_id: Callable[[], str], now_ms: int
-) -> Opened:
-    """What `on_exists` says for an initial event to a session that exists. Raises SessionExists."""
+    machines: Mapping[str, Machine], machine: Machine, invoke: Invoke, head: Entry, new_id: Callable[[], str],
+    now_ms: int,
+) -> Opened:  # fmt: skip
+    """What `on_exists` says for an initial event to a session that exists.
+
+    `machines` are those that are served, `machine` is what the session stands on. Raises
+    SessionExists, MachineNotFound.
+    """
+    if invoke.machine not in (None, head.after.machine):
+        machine_for_new(machines, head.after.machine, invoke)
     if invoke.on_exists == "refuse":
         raise SessionExists(
             f"session '{head.session_id}' has begun: it stands in state '{head.after.state}' at turn {head.turn}",
@@ -183,11 +190,36 @@ def begin_again(
             turn=head.turn,
         )
     if invoke.on_exists == "restart":
+        served = _machine_again(machines, invoke, head)
         _refuse_stale(invoke, head.turn, head.after.routing.allowed_event_types)
         kept = replace(invoke, player_id=invoke.player_id or head.after.player_id)
         return begin(served, kept, head.session_id, new_id, now_ms, head)
     resumed = go_on(machine, replace(invoke, expected_turn=None), head, now_ms)
     return replace(resumed, is_resumed=True)
+
+
+def _machine_again(machines: Mapping[str, Machine], invoke: Invoke, head: Entry) -> Machine:
+    """A session's own machine, in the version that is served now: its history is kept by that machine's rules.
+
+    Raises MachineNotFound where it is served no more, SessionExists where another one is named.
+    """
+    own = head.after.machine
+    if invoke.machine not in (None, own):
+        raise SessionExists(
+            f"session '{head.session_id}' is of machine '{own}', and a restart keeps it",
+            f"Name another session.session_id to play '{invoke.machine}', or leave session.machine out.",
+            state=head.after.state,
+            turn=head.turn,
+        )
+    if own in machines:
+        return machines[own]
+    raise MachineNotFound(
+        f"machine '{own}' of session '{head.session_id}' is served no more",
+        "Name another session.session_id to play another machine.",
+        machine=own,
+        machines=list(machines),
+        did_you_mean=None,
+    )
 
 
 def go_on(machine: Machine, invoke: Invoke, head: Entry, now_ms: int) -> Opened:

@@ -266,8 +266,7 @@ async def open_session(runtime: Runtime, invoke: Invoke, claim: Claim) -> Opened
         if request.is_first_event(machine, head.after, invoke):
             if invoke.on_exists == "restart":
                 must_hold(claim)
-            served = request.machine_for_new(runtime.machines, runtime.default_machine, invoke)
-            return request.begin_again(served, machine, invoke, head, runtime.new_id, now_ms)
+            return request.begin_again(runtime.machines, machine, invoke, head, runtime.new_id, now_ms)
         if head.after.ended:
             raise _ended(machine, head)
         must_hold(claim)

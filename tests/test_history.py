@@ -370,6 +370,75 @@ async def test_where_checkpoints_count_a_fork_leads_to_one_or_to_the_head(start)
     assert (await forked(client))[1]["session"]["turn"] == 3
 
 
+FREED = "version: 2\n"
+"""A later version of the well."""
+
+
+async def served_anew(client: Client, policy: str) -> Client:
+    """The same session on a server that has another version of its machine, and begun anew there."""
+    later = runtime_of(tiny(FREED + WELL.lstrip() + POLICIES[policy], "well"), store=client.runtime.store)
+    await later.open()
+    client = Client(later)
+    await client.send("INIT", on_exists="restart", run_seed="另一枚")
+    return client
+
+
+@pytest.mark.parametrize(("told", "now"), [("off", "free"), ("off", "checkpoint"), ("free", "off")])
+async def test_a_restart_does_not_free_what_was_told_where_nothing_may_be_taken_back(start, told, now):
+    client = await served_anew(await played(start, "draw", "down", machine=well(told)), now)
+    await client.choose("draw")
+    assert (await shown(client))["can_rewind_to"] == ([4] if now == "free" else [])
+    for work in (rewound(client, 1), rewound(client, 3), forked(client, 3)):
+        assert (await refused(client, errors.RewindRefused, work)).facts == {"reasons": ["off"]}
+
+
+@pytest.mark.parametrize(("told", "now"), [("checkpoint", "free"), ("free", "checkpoint")])
+async def test_a_turn_is_judged_by_its_own_definition_and_by_the_heads_the_stricter_counts(start, told, now):
+    client = await served_anew(await played(start, "draw", "down", machine=well(told)), now)
+    await client.choose("draw")
+    listed = {"free": [3, 4], "checkpoint": []}[now]
+    assert (await shown(client))["can_rewind_to"] == listed
+    for work in (rewound(client, 1), rewound(client, 2), forked(client, 2)):
+        assert (await refused(client, errors.RewindRefused, work)).facts == {"reasons": ["not_a_checkpoint"]}
+    if told == "checkpoint":
+        answer = await rewound(client, 3)
+        assert (answer["session"]["state"], answer["can_rewind_to"]) == ("CAVE", [])
+        assert answer == await shown(client)
+
+
+async def test_turns_of_a_definition_that_is_lost_are_not_gone_back_to(start):
+    store = (await served_anew(await played(start, "draw"), "free")).runtime.store
+    client = Client(runtime_of(tiny(FREED + WELL.lstrip(), "well"), store=store))
+    store.kept = _nothing
+    await client.choose("draw")
+    assert (await shown(client))["can_rewind_to"] == [3]
+    for work in (rewound(client, 1), forked(client, 1)):
+        assert (await refused(client, errors.RewindRefused, work)).facts == {"reasons": ["definition_missing"]}
+    assert (await forked(client))[1]["session"]["turn"] == 4
+
+
+async def test_a_restart_keeps_the_sessions_machine(start):
+    """The server's default is another one."""
+    client = await played(start, "draw", machine=well("off"))
+    both = runtime_of(well_named("tap", "free"), well("free"), store=client.runtime.store)
+    await both.open()
+    other = Client(both)
+    refusal = await refused(client, errors.SessionExists, other.send("INIT", on_exists="restart", machine="tap"))
+    assert refusal.facts == {"state": "YARD", "turn": 2}
+    assert "another session.session_id" in refusal.hint
+    await refused(client, errors.MachineNotFound, other.send("INIT", on_exists="restart", machine="tapp"))
+
+    assert (await other.send("INIT", on_exists="restart", machine="well"))["session"]["machine"] == "well"
+    assert (await other.send("INIT", on_exists="restart"))["session"]["machine"] == "well"
+
+    alone = runtime_of(well_named("tap", "free"), store=client.runtime.store)
+    await alone.open()
+    refusal = await refused(client, errors.MachineNotFound, Client(alone).send("INIT", on_exists="restart"))
+    assert refusal.facts == {"machine": "well", "machines": ["tap"], "did_you_mean": None}
+    resumed = await Client(alone).send("INIT", on_exists="resume", machine="well")
+    assert resumed["session"]["machine"] == "well"
+
+
 async def test_what_can_be_gone_back_to_is_what_is_listed(start):
     client = await played(start, "draw", "down", "deeper")
     await rewound(client, 2)
