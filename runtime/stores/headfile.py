@@ -135,22 +135,26 @@ class HeadFile:
             self._size = _written(fd, _lines(links))
             os.fsync(fd)
             fresh.replace(self.path)
-        except OSError:
+        except BaseException:
             os.close(fd)
+            fresh.unlink(missing_ok=True)
             raise
         self._fd = fd
         if not is_kept_open:
             self.close()
 
     def add(self, links: Sequence[Link]) -> None:
-        """Add the links of a commit. Raises OSError; then none of them is there."""
+        """Add the links of a commit. Raises OSError; then none of them is there, or the next ones begin a new record.
+
+        Half a line that can't be taken back may stay at the end until then: a reader drops it.
+        """
         if self._fd < 0:
             self.begin(links)
             return
         try:
             self._size += _written(self._fd, _lines(links))
         except OSError:
-            os.ftruncate(self._fd, self._size)
+            self._take_back()
             raise
 
     def close(self) -> None:
@@ -158,6 +162,12 @@ class HeadFile:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+    def _take_back(self) -> None:
+        try:
+            os.ftruncate(self._fd, self._size)
+        except OSError:
+            self.close()  # nothing is added behind half a line
 
     def check(self, links: Sequence[Link], last: int, there: Mapping[int, str]) -> None:
         """Pass where a journal that ends at `last` is what was recorded, or goes on after it.

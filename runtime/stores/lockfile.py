@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -67,18 +68,17 @@ class LockFile:
         """Take the lock, waiting at most `wait_s` seconds for another owner to let go.
 
         Raises StoreUnavailable with the facts owner_pid and owner_url where it does not, and
-        OSError where the file can't be made.
+        OSError where the file can't be made or written; then nobody holds it.
         """
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        until = time.monotonic() + wait_s
-        while not _locked(fd):
-            if time.monotonic() >= until:
-                os.close(fd)
-                raise _held_by(self.owner(), self._path)
-            time.sleep(POLL_S)
+        try:
+            self._wait_for(fd, wait_s)
+            os.fchmod(fd, 0o600)
+            _write(fd, msgspec.json.encode(owner))
+        except BaseException:
+            os.close(fd)
+            raise
         self._fd = fd
-        os.fchmod(fd, 0o600)
-        self._write(msgspec.json.encode(owner))
 
     def owner(self) -> Owner | None:
         """Who holds the lock by its own words; None where the file names nobody."""
@@ -89,13 +89,24 @@ class LockFile:
 
     def release(self) -> None:
         """Let go. The file stays, empty: removing it would let two processes lock two files."""
-        self._write(b"")
-        os.close(self._fd)
-        self._fd = -1
+        fd, self._fd = self._fd, -1
+        try:
+            with suppress(OSError):  # whoever asks for the owner tries the lock first
+                _write(fd, b"")
+        finally:
+            os.close(fd)
 
-    def _write(self, content: bytes) -> None:
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, content, 0)
+    def _wait_for(self, fd: int, wait_s: float) -> None:
+        until = time.monotonic() + wait_s
+        while not _locked(fd):
+            if time.monotonic() >= until:
+                raise _held_by(self.owner(), self._path)
+            time.sleep(POLL_S)
+
+
+def _write(fd: int, content: bytes) -> None:
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, content, 0)
 
 
 def _locked(fd: int, how: int = fcntl.LOCK_EX) -> bool:
