@@ -5,10 +5,11 @@ The copy is a file of its own until it is whole; whoever asked for it then puts 
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from runtime.errors import StoreUnavailable, ValidationError
@@ -18,6 +19,8 @@ from runtime.stores import tables
 from runtime.stores.headfile import HeadFile, Link, Mark, group_hash
 from runtime.stores.tables import COPY_SPAN, Connection, Values, rows_of
 
+ALONE = ".alone"
+"""The folder in which a file has another name, while it is looked at without its log."""
 _COPIED = ("tombstones", "definitions", "meta")
 _COPIED_LINKS = tables.LINKS.replace("FROM entries", "FROM copy.entries").replace("FROM tomb", "FROM copy.tomb")
 _LAST_GROUP = """
@@ -38,11 +41,23 @@ def size_of(path: Path) -> int:
         return 0
 
 
+def make_private(path: Path) -> None:
+    """Let nobody but its owner read a file, which is made where there is none; another's file is left as it is."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        with suppress(PermissionError):
+            path.chmod(0o600)
+
+
 def sync_folder(folder: Path) -> None:
-    """Make durable which files a folder has."""
+    """Make durable which files a folder has, where its file system knows how. Raises OSError."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(fd)
 
@@ -52,8 +67,10 @@ def _attached_copy(db: Connection, copy: Path) -> Iterator[None]:
     """An empty copy with the tables of this format, in one transaction until it is whole; let go of in the end."""
     discard(copy)
     quoted = str(copy.absolute()).replace("'", "''")
+    make_private(beside(copy, ".wal"))
     db.execute(f"ATTACH '{quoted}' AS copy (ROW_GROUP_SIZE 2048)")
     try:
+        make_private(copy)
         for name, columns in tables.TABLES.items():
             db.execute(f"CREATE TABLE copy.{name} ({columns})")
         db.execute("BEGIN")
@@ -74,9 +91,10 @@ def discard(copy: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def discard_spilled(file: Path) -> None:
-    """Remove what a query that outgrew its memory had to write out before its process died."""
-    shutil.rmtree(beside(file, ".tmp"), ignore_errors=True)
+def discard_left(file: Path) -> None:
+    """Remove what a process that died had beside the journal: what a query spilled, and the file's other name."""
+    for suffix in (".tmp", ALONE):
+        shutil.rmtree(beside(file, suffix), ignore_errors=True)
 
 
 def refuse_existing(target: Path) -> None:
@@ -100,26 +118,59 @@ def refuse_full(file: Path) -> None:
 def put_away(copy: Path, target: Path, end: Link) -> None:
     """Move a whole copy to where it is wanted, on another disk too, with a record of its end.
 
-    Raises StoreUnavailable.
+    Nothing bears the target's name before it is whole, and nothing is left where that fails; what
+    an earlier try that died left half-written is removed. Raises StoreUnavailable.
     """
+    part = beside(target, ".part")
     try:
-        HeadFile(beside(target, ".head")).begin([end], is_kept_open=False)
-        try:
-            os.link(copy, target)
-        except FileExistsError:
-            raise  # never over somebody's file, though it came only now
-        except OSError:  # another disk
-            with copy.open("rb") as source, target.open("xb") as sink:
-                shutil.copyfileobj(source, sink, 1 << 20)
-                sink.flush()
-                os.fsync(sink.fileno())
-        sync_folder(target.parent)
+        part.unlink(missing_ok=True)
+        _bring(copy, part)
+        _name(part, target)
+        _record_end(target, end)
     except OSError as error:
         raise StoreUnavailable(
             f"{target} can't be written: {error}", hint="Name another file, or make room."
         ) from error
     finally:
         discard(copy)
+        with suppress(OSError):  # a folder that isn't there, or a disk that fails
+            part.unlink(missing_ok=True)
+
+
+def _bring(copy: Path, part: Path) -> None:
+    try:
+        os.link(copy, part)
+    except OSError:  # another disk
+        with open(part, "xb", opener=_opened_private) as sink, copy.open("rb") as source:
+            shutil.copyfileobj(source, sink, 1 << 20)
+            sink.flush()
+            os.fsync(sink.fileno())
+
+
+def _opened_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _name(part: Path, target: Path) -> None:
+    """Give a whole file its name, never over somebody's, though that came only now."""
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        target.touch(0o600, exist_ok=False)
+        part.replace(target)
+
+
+def _record_end(target: Path, end: Link) -> None:
+    record = HeadFile(beside(target, ".head"))
+    try:
+        record.begin([end], is_kept_open=False)
+        sync_folder(target.parent)
+    except BaseException:
+        for path in (target, record.path):
+            path.unlink(missing_ok=True)
+        raise
 
 
 def copied(db: Connection, copy: Path) -> Generator[Step, None, Link]:

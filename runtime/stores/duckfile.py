@@ -12,12 +12,11 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
@@ -65,7 +64,7 @@ class DuckFile:
         with ExitStack() as opening:
             take_lock(path, owner, lock_wait_s, opening)
             duckcopy.discard(self._copy)
-            duckcopy.discard_spilled(path)
+            duckcopy.discard_left(path)
             links = self._record.read()
             if not path.exists():
                 self._record.check(links, 0, {})
@@ -76,7 +75,8 @@ class DuckFile:
             self._appender: duckdb.Appender | None = None
             self._readers = _Readers(self._db)
             self._open = opening.pop_all()
-        self._wal_bytes = size_of(self._wal)
+        self._wal_bytes = 0
+        self._was_checkpointed = False
 
     @property
     def position(self) -> int:
@@ -116,7 +116,7 @@ class DuckFile:
         except duckdb.Error as error:
             raise self._translated(error, "read") from error
 
-    def back_up(self, target: Path) -> Iterator[Step]:
+    def back_up(self, target: Path) -> Generator[Step, None, None]:
         """Copy what stands there now into a new file, while the journal goes on. In a thread of its own.
 
         Raises StoreUnavailable, and ValidationError where there is a file already.
@@ -130,7 +130,7 @@ class DuckFile:
         duckcopy.put_away(self._copy, target, end)
         yield Done(is_good=True, facts={"path": str(target), "last": end.pos, "bytes": size_of(target)})
 
-    def compact(self) -> Iterator[Step]:
+    def compact(self) -> Generator[Step, None, None]:
         """Write the file anew without what was deleted, and put the new one in the old one's place.
 
         Whatever ends it on its way leaves the old file or the new one, whole. Raises StoreUnavailable.
@@ -154,6 +154,7 @@ class DuckFile:
     def _begin_record(self) -> None:
         try:
             self._record.begin([self._end])
+            sync_folder(self.path.parent)
         except OSError as error:
             raise StoreUnavailable(
                 f"{self._record.path} can't be written: {error}", hint="Make room for it."
@@ -177,7 +178,7 @@ class DuckFile:
                 self._fail("the file could not be opened again after it was written anew")
                 raise
             resumed(self._db)
-        self._wal_bytes = size_of(self._wal)
+        self._wal_bytes = 0
 
     @contextmanager
     def _copying(self, done: str) -> Iterator[None]:
@@ -219,7 +220,7 @@ class DuckFile:
             self._db.begin()
             yield self._db
             self._commit()
-        except duckdb.Error as error:
+        except (duckdb.Error, OSError) as error:
             self._roll_back()
             raise self._translated(error, "written") from error
         except BaseException:
@@ -227,12 +228,25 @@ class DuckFile:
             raise
 
     def _commit(self) -> None:
-        """Commit. What a failed commit left on disk nobody knows before the file is opened anew."""
+        """Commit. What a failed commit left on disk nobody knows before the file is opened anew.
+
+        Whatever it failed of: rows that may be there must not be written again.
+        """
+        if not self._wal_bytes:
+            duckcopy.make_private(self._wal)
         try:
             self._db.commit()
-        except duckdb.Error:
+            self._follow_log()
+        except BaseException:
             self._fail("a commit failed, and whether its rows are there is not certain")
             raise
+
+    def _follow_log(self) -> None:
+        """Make the log's name as durable as its content: DuckDB removes it at a checkpoint, and syncs no folder."""
+        before, self._wal_bytes = self._wal_bytes, size_of(self._wal)
+        if not before or self._wal_bytes < before:
+            sync_folder(self.path.parent)
+        self._was_checkpointed |= self._wal_bytes < before
 
     def _roll_back(self) -> None:
         with suppress(duckdb.Error):  # there may be no transaction left, and that is what is wanted
@@ -241,14 +255,13 @@ class DuckFile:
     def _move_along(self, links: Sequence[Link]) -> None:
         """Record what was committed; after a checkpoint, what stands in the file itself is recorded no more."""
         before, self._end = self._end, links[-1]
-        wal_bytes = size_of(self._wal)
-        was_checkpointed, self._wal_bytes = wal_bytes < self._wal_bytes, wal_bytes
         try:
-            if was_checkpointed:
+            if self._was_checkpointed:
                 self._record.begin([Link(before.pos, before.chain), *links])
+                self._was_checkpointed = False
             else:
                 self._record.add(links)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody may write those rows again
             # What was committed is durable: a record that lags behind it is caught up with at the next start.
             _log.warning("the journal's record can't be written: %s", error)
 
@@ -263,7 +276,7 @@ class DuckFile:
         if self.failed:
             raise StoreUnavailable(f"the journal has failed: {self.failed}", hint="The server has to be started again.")
 
-    def _translated(self, error: duckdb.Error, done: str) -> StoreUnavailable:
+    def _translated(self, error: Exception, done: str) -> StoreUnavailable:
         kind = type(error).__name__
         _log.error("the journal can't be %s: %s: %s", done, kind, error)
         if isinstance(error, (duckdb.FatalException, duckdb.InternalException)):
@@ -369,13 +382,14 @@ def _ready(path: Path, record: HeadFile) -> duckdb.DuckDBPyConnection:
     except duckdb.Error as error:
         raise _unreadable(path, record, error) from error
     try:
+        duckcopy.make_private(path)
         if format_of(db) == 1:
             db = _upgrade(db, path, record)
         _check_end(db, record)
         _create(db)
         db.execute("CHECKPOINT journal")
         _lock_up(db)
-    except duckdb.Error as error:
+    except (duckdb.Error, OSError) as error:
         db.close()
         raise StoreUnavailable(f"{path} can't be made ready: {error}", hint="Is the disk full?") from error
     except BaseException:
@@ -431,14 +445,22 @@ def looked_at(path: Path) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
 
 @contextmanager
 def _without_log(path: Path, cut: int) -> Iterator[tuple[duckdb.DuckDBPyConnection]]:
-    """The file by another name, read only, with no more than the first bytes of its log."""
-    with TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as folder:
-        alone = Path(folder) / path.name
+    """The file by another name, read only, with no more than the first bytes of its log.
+
+    Whoever is killed meanwhile leaves that name behind, and with it what a compaction gives back:
+    it is always the same one, and whoever opens or inspects the file removes it first.
+    """
+    folder = beside(path, duckcopy.ALONE)
+    folder.mkdir(0o700)
+    try:
+        alone = folder / path.name
         os.link(path, alone)
         if cut:
             beside(alone, ".wal").write_bytes(beside(path, ".wal").read_bytes()[:cut])
         with closing(_attached(alone, is_read_only=True)) as db:
             yield (db,)
+    finally:
+        duckcopy.discard_left(path)
 
 
 def _create(db: duckdb.DuckDBPyConnection) -> None:

@@ -35,6 +35,7 @@ def _inspect(path: Path) -> Iterator[Step]:
     found, last = 0, 0
     with ExitStack() as holding:
         take_lock(path, Owner(os.getpid()), 0, holding)
+        duckcopy.discard_left(path)
         for step in _looked_through(path, record):
             found += isinstance(step, Found)
             last = step.done if isinstance(step, Progress) else last
