@@ -541,13 +541,15 @@ async def test_what_is_asked_while_a_journal_is_compacted_is_answered(file: Path
 
 
 async def test_a_copy_that_nobody_listens_to_is_finished(file: Path) -> None:
-    """A client that went away leaves no half of one, and closing waits for it."""
+    """A client that went away leaves no half of one."""
     await filled(file, "a", "gone")
     async with opened(file) as store:
         await store.delete("gone")
         work = store.compact()
         await anext(work)
         await work.aclose()
+        assert store._copying is not None
+        await store._copying
 
     assert not is_told(file, "gone")
     assert sorted(content(file)) == ["journal.duckdb", "journal.duckdb.head"]

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import msgspec
 
 from runtime.errors import StoreUnavailable
 from runtime.formats import read_entry
-from runtime.progress import Step
+from runtime.progress import Done, Step
 from runtime.session import Entry, Node
 from runtime.stores import Claim, Damage, Row, tables
 from runtime.stores.duckfile import DuckFile
@@ -66,6 +66,7 @@ class DuckDBStore:
         self._kept: set[str] = set()
         self._has_failed = asyncio.Event()
         self._copying: asyncio.Future[None] | None = None
+        self._is_closing = False
         self._file: DuckFile | None = None
         self._writer: GroupWriter[Values] | None = None
 
@@ -89,6 +90,7 @@ class DuckDBStore:
 
         Raises StoreUnavailable, with owner_pid and owner_url where another process owns the file.
         """
+        self._is_closing = False
         self._path.parent.mkdir(parents=True, exist_ok=True)
         on_failed = partial(asyncio.get_running_loop().call_soon_threadsafe, self._has_failed.set)
         self._file = await asyncio.to_thread(DuckFile, self._path, self._owner, self._lock_wait_s, on_failed)
@@ -282,7 +284,11 @@ class DuckDBStore:
         await self._read("SELECT 1", [])
 
     async def close(self) -> None:
-        """Write what is queued, close the file, release the lock; again is no error."""
+        """Write what is queued, close the file, release the lock; again is no error.
+
+        A copy under way is given up: a process that is told to stop has seconds, and it may take minutes.
+        """
+        self._is_closing = True
         writer, self._writer = self._writer, None
         if writer is None:
             return
@@ -293,16 +299,16 @@ class DuckDBStore:
         await asyncio.to_thread(file.close)
 
     async def _one_copy(
-        self, steps: Iterator[Step], start: Callable[[Callable[[], None]], Awaitable[None]]
+        self, steps: Generator[Step, None, None], start: Callable[[Callable[[], None]], Awaitable[None]]
     ) -> AsyncIterator[Step]:
-        """The steps of a copy, the only one under way; it is finished though nobody listens any more."""
+        """The steps of a copy, the only one under way; it goes on though nobody listens, until the store closes."""
         if self._copying is not None and not self._copying.done():
             raise StoreUnavailable("the journal is being copied already", hint="Wait for that copy's end.")
         loop = asyncio.get_running_loop()
         told: asyncio.Queue[Step | None] = asyncio.Queue()
 
         def run() -> None:
-            for step in steps:
+            for step in self._until_closing(steps):
                 loop.call_soon_threadsafe(told.put_nowait, step)
 
         def end(done: asyncio.Future[None]) -> None:
@@ -314,6 +320,15 @@ class DuckDBStore:
         while step := await told.get():
             yield step
         await copying
+
+    def _until_closing(self, steps: Generator[Step, None, None]) -> Iterator[Step]:
+        with closing(steps):  # given up: it discards what it made
+            for step in steps:
+                if self._is_closing and not isinstance(step, Done):
+                    raise StoreUnavailable(
+                        "the journal is closing: its copy was discarded", hint="Send it again later."
+                    )
+                yield step
 
     @contextmanager
     def _holding(self, session_id: str) -> Iterator[None]:
