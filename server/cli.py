@@ -18,7 +18,7 @@ from server.options import format_option, project_option, settings_of
 from server.tend.db import db, migrate
 from server.tend.sessions import sessions
 
-GOOD, FINDINGS, WRONG_USE, OUR_FAULT = 0, 1, 2, 3
+GOOD, FINDINGS, WRONG_USE, OUR_FAULT, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -148,7 +148,7 @@ def guarded(command: Callable[[], Any]) -> None:
         error.show()
         sys.exit(WRONG_USE)
     except click.Abort:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except DesignError as error:
         click.echo(error, err=True)
         sys.exit(FINDINGS)
@@ -161,6 +161,11 @@ def guarded(command: Callable[[], Any]) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(GOOD)
+    except OSError as error:
+        click.echo(f"can't go on: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", err=True)
+        sys.exit(OUR_FAULT)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the last door: every other error has its own sentence
         click.echo(f"edgewise has a fault of its own: {type(error).__name__}: {error}", err=True)
         click.echo("Please report it, with the command that you ran.", err=True)

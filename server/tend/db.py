@@ -59,7 +59,8 @@ def verify(**options: Any) -> None:
 
     Each entry's hash, the chain that binds it to the one before, the turn computed again from its
     parent, and where the file ends. A finding names the sessions that it touches. Exit code 1: there
-    are findings.
+    are findings. No entry is changed or repaired; a journal that nobody holds is opened as a server would
+    open it, which takes its log in: to keep a damaged one as evidence, verify a copy of the file and its log.
     """
     from server.tend import keeping  # noqa: PLC0415 - see the module
 
@@ -70,8 +71,9 @@ def verify(**options: Any) -> None:
 @tends
 @format_option
 def compact(**options: Any) -> None:
-    """Give the space of deleted sessions back.
+    """Take the bytes of deleted sessions out of the file, and give their space back.
 
+    The file is written anew; turns wait meanwhile. Without deletions it may come out a little larger.
     PostgreSQL does so by itself.
     """
     from server.tend import keeping  # noqa: PLC0415 - see the module
@@ -111,7 +113,8 @@ def migrate(**options: Any) -> None:
 
     A session stays on the version that it began with until this is run. The machine's `migrations:`
     say how it moves. Begin with --dry-run: it runs the real sessions through the new version.
-    Exit code 1: some can't move.
+    Exit code 1: some that a rule is for can't move. Where a server holds the journal, that is the version
+    which it has read: start it again after an edit.
     """
     from server.tend import keeping  # noqa: PLC0415 - see the module
 

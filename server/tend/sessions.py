@@ -175,7 +175,10 @@ def import_(**options: Any) -> None:
 @tends
 @format_option
 def delete(**options: Any) -> None:
-    """Delete each SESSION for good: its texts are gone, and nothing brings them back."""
+    """Delete each SESSION for good: nothing brings it back.
+
+    Its bytes leave a DuckDB file with the next `edgewise db compact`, and backups in their time.
+    """
     from server.tend import changing  # noqa: PLC0415 - see the module
 
     changing.delete(options)
@@ -196,7 +199,8 @@ def delete(**options: Any) -> None:
 def prune(**options: Any) -> None:
     """Delete whole sessions that were last played long ago; only those that have ended, unless told --all.
 
-    A session that is being played stays. A fork stands by itself: it stays when its source goes.
+    A session that is being played stays. A fork stands by itself: it stays when its source goes. The
+    bytes leave a DuckDB file with the next `edgewise db compact`.
     """
     from server.tend import changing  # noqa: PLC0415 - see the module
 
