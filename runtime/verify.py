@@ -51,7 +51,8 @@ async def verify(runtime: Runtime, *, every: int = EVERY, kept: int = KEPT_ENTRI
         damaged.update(damage.sessions)
         faults += 1
         yield Found(damage.what, damage.sessions)
-    chains, rules, keys = _Chains(), _Rules(store, kept), _Keys(store)
+    chains, rules, keys = _Chains(), Rules(store, kept), _Keys(store)
+    definitions = _Definitions(store)
     total, done = await store.count(), 0
     async for row in store.walk():
         done += 1
@@ -59,7 +60,7 @@ async def verify(runtime: Runtime, *, every: int = EVERY, kept: int = KEPT_ENTRI
         if entry is not None:
             problems += await keys.add(entry)
             was_whole = row.session_id not in damaged and not problems
-            problems += [] if not was_whole else await rules.problems(entry)
+            problems += [] if not was_whole else await _unfollowed(rules, definitions, entry)
             rules.keep(entry)
         if problems and not await _is_gone(store, row.session_id):
             damaged.add(row.session_id)
@@ -187,7 +188,7 @@ class _Keys:
 class _Kept:
     """The store as the rules read it: entries that were just walked are at hand."""
 
-    def __init__(self, store: Store, bound: int) -> None:
+    def __init__(self, store: recompute.Reads, bound: int) -> None:
         self._store = store
         self._bound = bound
         self._heads: OrderedDict[str, Entry] = OrderedDict()
@@ -239,13 +240,11 @@ def _put(kept: OrderedDict[_Key, Entry], key: _Key, value: Entry, bound: int) ->
         kept.popitem(last=False)
 
 
-class _Rules:
-    """Plays each entry again on the definition that the store keeps for it."""
+class Rules:
+    """Plays entries again, each from what its session has before it; `bound` as for what is kept in memory."""
 
-    def __init__(self, store: Store, bound: int) -> None:
-        self._store = store
+    def __init__(self, store: recompute.Reads, bound: int = KEPT_ENTRIES) -> None:
         self._kept = _Kept(store, bound)
-        self._machines: OrderedDict[str, Machine | str] = OrderedDict()
         self._restarted: set[str] = set()
 
     def keep(self, entry: Entry) -> None:
@@ -254,21 +253,13 @@ class _Rules:
         if entry.kind == "turn" and entry.parent is None and entry.seq > 1:
             self._restarted.add(entry.session_id)
 
-    async def problems(self, entry: Entry) -> list[str]:
-        """The first thing that doesn't add up, as the only item."""
-        where = f"entry {entry.seq} (turn {entry.turn}, {entry.kind}): "
-        if entry.after.digest != entry.digest:
-            return [f"{where}the session after it has another definition"]
-        machine = await self._machine(entry.digest)
-        if isinstance(machine, str):
-            return [where + machine]
-        try:
-            why = await self._why(machine, entry)
-        except (StoreUnavailable, msgspec.MsgspecError) as error:
-            why = f"what it stands on can't be read: {error}"
-        return [where + why] if why else []
+    async def why_not(self, machine: Machine, entry: Entry) -> str:
+        """The first thing in an entry that doesn't follow from the rules of its machine, '' where all does.
 
-    async def _why(self, machine: Machine, entry: Entry) -> str:
+        Raises StoreUnavailable, MsgspecError where what it stands on can't be read.
+        """
+        if entry.after.digest != entry.digest:
+            return "the session after it has another definition"
         if entry.is_telling:
             return await self._why_told(machine, entry)
         head = await self._kept.before(entry)
@@ -298,7 +289,28 @@ class _Rules:
         found = await recompute.before(self._kept, machine, telling)
         return recompute.of_sibling(machine, entry, found, telling, head)
 
-    async def _machine(self, digest: str) -> Machine | str:
+
+async def _unfollowed(rules: Rules, definitions: _Definitions, entry: Entry) -> list[str]:
+    """The first thing in an entry that doesn't add up, as the only item."""
+    where = f"entry {entry.seq} (turn {entry.turn}, {entry.kind}): "
+    machine = await definitions.machine(entry.digest)
+    if isinstance(machine, str):
+        return [where + machine]
+    try:
+        why = await rules.why_not(machine, entry)
+    except (StoreUnavailable, msgspec.MsgspecError) as error:
+        why = f"what it stands on can't be read: {error}"
+    return [where + why] if why else []
+
+
+class _Definitions:
+    """The machines that a store keeps, compiled."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._machines: OrderedDict[str, Machine | str] = OrderedDict()
+
+    async def machine(self, digest: str) -> Machine | str:
         """The definition under a digest; a sentence where there is none that can be played."""
         if digest not in self._machines:
             self._machines[digest] = await self._loaded(digest)
