@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -469,6 +470,19 @@ def test_a_file_that_does_not_open_is_looked_into(desk: Desk, tmp_path: Path):
     assert said.code == 1
     assert said.out.startswith("the journal does not open: ")
     assert desk.run("sessions", "list").code == 2
+
+
+@pytest.mark.parametrize("kept_part", [0.0, 0.1, 0.3, 0.6, 0.9])
+def test_a_file_that_was_cut_is_found_wherever_it_ends(desk: Desk, kept_part: float):
+    """Findings, never a fault of ours; and nothing is written to what is left."""
+    os.truncate(desk.journal, int(desk.journal.stat().st_size * kept_part))
+    left = desk.journal.read_bytes()
+
+    said = desk.run("db", "verify")
+
+    assert said.code == 1, said
+    assert said.out.startswith("the journal does not open: ")
+    assert desk.journal.read_bytes() == left
 
 
 def test_compact_and_verify_after_it(desk: Desk):

@@ -58,6 +58,9 @@ def _looked_through(path: Path, record: HeadFile) -> Iterator[Step]:
                 yield from _rows(db)
     except StoreUnavailable as error:
         yield Found(error.message)
+    except READ_ERRORS as error:  # not even its tables: what is known of it is what the record says
+        yield Found(f"{path} can't be read: {error}")
+        yield from _lost(record, 0, {})
 
 
 def _old(db: Connection, record: HeadFile) -> Iterator[Step]:
