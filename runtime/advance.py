@@ -9,6 +9,7 @@ judged on the time known at the last answer, so that what routing promised holds
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -159,6 +160,14 @@ def settle(
     used = (*session.used, edge.once) if edge.once and edge.once not in session.used else session.used
     moved = replace(session, state=edge.target, context=after, used=used)
     return Settled(compiled, outcome, moved, {**scope, **after})
+
+
+def entered(machine: Machine, session: Session, edge: str) -> dict[str, Value]:
+    """The context once a session that came into its state by no edge of the file has entered it.
+
+    Raises MachineFault, which names `edge`, where the state's `entry` errs.
+    """
+    return _assigned(machine, edge, dict(session.context), machine.entries[session.state], scope_of(machine, session))
 
 
 def _assigned(
@@ -378,6 +387,17 @@ def _numbered(choices: Candidates) -> tuple[Offer, ...]:
         Offer(number, choice.text, event, choice.key, choice.kind)
         for number, (choice, event) in enumerate(choices, start=1)
     )
+
+
+def renumbered(offer: tuple[Offer, ...], told: tuple[Offer, ...]) -> tuple[Offer, ...]:
+    """An offer as an answer that a client still shows has it: what was told there keeps its id.
+
+    The rest comes after it, with ids that were never used there: no old id means another choice.
+    """
+    before = {(each.key, each.kind): each.id for each in told}
+    unused = count(max(before.values(), default=0) + 1)
+    numbered = (replace(each, id=before.get((each.key, each.kind)) or next(unused)) for each in offer)
+    return tuple(sorted(numbered, key=lambda each: each.id))
 
 
 def _judged(here: _Here, compiled: CompiledEdge, choices: Candidates) -> Considered | None:

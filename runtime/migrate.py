@@ -17,10 +17,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from runtime import view
-from runtime.advance import Route, ai_state_of, default_of, route
+from runtime.advance import Route, ai_state_of, default_of, entered, renumbered, route
 from runtime.claims import claiming
 from runtime.constraints import bounds_of, find_term, fit
-from runtime.errors import DesignError, MachineChanged, MachineNotFound, StaleTurn
+from runtime.errors import DesignError, MachineChanged, MachineFault, MachineNotFound, StaleTurn
 from runtime.model import Definition, Migration, Variable, said_in
 from runtime.progress import Done, Found, Progress, Step
 from runtime.request import nearest
@@ -98,7 +98,8 @@ def migrated(machine: Machine, session: Session, migration: Migration) -> Moved 
     """A live session of another version in this one; turn, step and time stay.
 
     It stays where it is when its state has no successor here, when the new state is final or nothing
-    would be open in it, and when the machine no longer speaks its language.
+    would be open in it, and when the machine no longer speaks its language. Where it falls back it
+    enters its new state, whose `entry` is run; under a new name the state is the one that it was in.
     """
     definition = machine.definition
     state = _state_for(definition, session.state, migration)
@@ -113,11 +114,17 @@ def migrated(machine: Machine, session: Session, migration: Migration) -> Moved 
         digest=machine.digest,
         state=state,
         context=context,
-        visits=_visits(definition, session, state, migration),
+        visits=_visits(definition, session, migration),
         used=_used(machine, session, migration),
         slots={**definition.slots, **{name: value for name, value in session.slots.items() if value is not None}},
         limit_ms=_limit_ms(definition, session),
     )
+    if migration.states.get(session.state, session.state) != state:
+        try:
+            moved = replace(moved, context=entered(machine, moved, EDGE))
+        except MachineFault as fault:
+            return Left("stranded", f"the `entry` of '{state}' can't be run: {fault.message}")
+    moved = replace(moved, visits={**moved.visits, state: max(1, moved.visits.get(state, 0))})
     routed = route(machine, moved)
     if not routed.routing.allowed_event_types:
         return Left("without_edges", f"in '{state}' no event would be open")
@@ -203,14 +210,14 @@ def _kept_number(value: Value, variable: Variable) -> int | float | None:
     return value if variable.type == "int" else float(value)
 
 
-def _visits(definition: Definition, session: Session, state: str, migration: Migration) -> dict[str, int]:
-    """The visits under the states' new names; the session has been where it stands."""
+def _visits(definition: Definition, session: Session, migration: Migration) -> dict[str, int]:
+    """The visits under the states' new names."""
     visits: dict[str, int] = {}
     for name, count in session.visits.items():
         there = migration.states.get(name, name)
         if there in definition.states:
             visits[there] = visits.get(there, 0) + count
-    return {**visits, state: max(1, visits.get(state, 0))}
+    return visits
 
 
 def _used(machine: Machine, session: Session, migration: Migration) -> tuple[str, ...]:
@@ -230,11 +237,15 @@ def _limit_ms(definition: Definition, session: Session) -> int | None:
 
 
 def _standing(machine: Machine, session: Session, routed: Route) -> Session:
-    """The session with what is offered and shown in its state, in the machine's own words."""
+    """The session with what is offered and shown in its state, in the machine's own words.
+
+    An option that was offered before keeps its id: a choice made on the page from before the move means
+    what it says, or is not offered.
+    """
     return replace(
         session,
         routing=routed.routing,
-        offer=tuple(_worded(machine, session, routed.offer)),
+        offer=tuple(_worded(machine, session, renumbered(routed.offer, session.offer))),
         ai_state=ai_state_of(machine, session, {}, view.first_words(machine, session, {})),
     )
 

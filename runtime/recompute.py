@@ -13,10 +13,11 @@ import msgspec
 from msgspec.structs import replace
 
 from runtime import request
-from runtime.advance import Settled, arrived, begun, roll_dice, route, settle, turn_scope
+from runtime.advance import Settled, arrived, begun, renumbered, roll_dice, route, settle, turn_scope
 from runtime.constraints import bounds_of
 from runtime.errors import Refusal, StoreUnavailable
 from runtime.machine import known_values
+from runtime.migrate import Left, judged
 from runtime.narrators import Narration, Task
 from runtime.request import Asked, Opened
 from runtime.session import TELLINGS, Entry, Invoke, Judged, Node, Offer, Outcome, Routing, Session
@@ -35,6 +36,8 @@ _FACTS = (
 """What of a session is settled by rules."""
 _OF_THE_BRANCH = tuple(name for name in _FACTS if name not in ("salt", "routing", *_TIMES))
 """What a fork's child has from its copies: the source's clock may have gone on, and its dice are its own."""
+_BEFORE_A_MOVE = ("elapsed_ms", "answered_at_ms", "salt", "offer")
+"""What of a session other entries than tellings change, and a migration reads or keeps."""
 _BROKEN = (Refusal, LookupError, TypeError, ValueError, AttributeError, msgspec.MsgspecError)
 """What the rules raise on a record that no turn can have made."""
 
@@ -168,12 +171,9 @@ def returned(machine: Machine, told: Session, left: Session) -> Session:
 
 def _as_told(offer: tuple[Offer, ...], told: tuple[Offer, ...]) -> tuple[Offer, ...]:
     """What is offered, as far as it was told before with the same id and words; the rest comes after it."""
-    before = {(each.key, each.kind): each for each in told}
-    kept = [(each, before.get((each.key, each.kind))) for each in offer]
-    stands = [replace(each, id=old.id, text=old.text) for each, old in kept if old is not None]
-    unused = max((each.id for each in told), default=0) + 1
-    new = [replace(each, id=number) for number, each in enumerate((each for each, old in kept if old is None), unused)]
-    return (*sorted(stands, key=lambda each: each.id), *new)
+    words = {(each.key, each.kind): each.text for each in told}
+    numbered = renumbered(offer, told)
+    return tuple(replace(each, text=words.get((each.key, each.kind), each.text)) for each in numbered)
 
 
 def taken(machine: Machine, entry: Entry) -> CompiledEdge:
@@ -287,7 +287,7 @@ def of_fork(entry: Entry, head: Entry) -> str:
 
 
 def of_migration(machine: Machine, entry: Entry, head: Entry) -> str:
-    """A move to another version: where it stands must be a place of that version, and no time passes."""
+    """A move to another version: from where the session stood, by that version's rules; no time passes."""
     after, outcome = entry.after, entry.outcome
     if entry.turn != head.turn or after.step != head.after.step:
         return f"it stands at turn {entry.turn}, and the session stood at turn {head.turn}"
@@ -295,11 +295,16 @@ def of_migration(machine: Machine, entry: Entry, head: Entry) -> str:
         return f"it leads from '{outcome.source}' to '{outcome.target}', and the session from '{head.after.state}'"
     if after.state not in machine.definition.states or set(after.context) != set(machine.definition.context):
         return f"its state '{after.state}' or its variables are not those of its version"
+    # What a rewind or a fork had changed before the move is not among a child's copies.
+    changed = () if entry.origin is None else _BEFORE_A_MOVE
+    stood = replace(head.after, **{name: getattr(after, name) for name in changed})
     try:
-        routing = route(machine, after).routing
+        verdict = judged(machine, stood)
+        if isinstance(verdict, Left):
+            return f"by the rules it stays on its version: {verdict.why or verdict.kind}"
+        return next(_unequal(after, verdict.session, _FACTS), "")
     except _BROKEN as error:
         return _unplayable(error)
-    return "" if after.routing == routing else _told("routing", after.routing, routing)
 
 
 def _unplayable(error: Exception) -> str:

@@ -17,7 +17,7 @@ from pages import ROOT, Page
 
 from runtime import history, loader
 from runtime.advance import roll_dice
-from runtime.errors import MachineChanged, MachineNotFound, RewindRefused
+from runtime.errors import MachineChanged, MachineNotFound, OptionNotOffered, RewindRefused
 from runtime.explain import explain
 from runtime.machine import Machine
 from runtime.migrate import PAGE, SAMPLES, Moved, judged, migrate
@@ -259,7 +259,7 @@ async def test_visits_and_what_was_taken_once_go_along(serve: Serve) -> None:
     session = await client.session()
     assert session.visits == {"HALL": 3, "VAULT": 1}
     assert session.used == ("HALL.down",)
-    assert [each.key for each in session.offer] == ["wait", "leave"]
+    assert [each.key for each in session.offer] == ["leave", "wait"]
 
 
 async def test_a_session_has_been_where_it_stands(serve: Serve) -> None:
@@ -365,6 +365,81 @@ async def test_a_name_may_stand_for_another_place_now(serve: Serve) -> None:
     assert facts == figures(current=2)
     assert (await Client(runtime, "cellar").session()).state == "ATTIC"
     assert (await Client(runtime, "attic").session()).state == "CELLAR"
+
+
+ENTERED = """
+machine: inn
+version: {version}
+title: 客栈
+language: zh
+initial: {{event: INIT, target: HALL}}
+context:
+  warmth: {{type: int, default: 1, max: 9, show: true}}
+  seen: {{type: int, default: 0}}
+  bag: {{type: set, of: [lamp, key]}}
+{migrations}
+states:
+  HALL:
+    entry: {{warmth: 'warmth + {warm}', seen: 10 / (visits.HALL - {visits})}}
+    options:
+      - {{key: down, text: 下去, target: {down}}}
+      - {{key: up, text: 上去, target: {up}}}
+      - {{key: leave, text: 出门, target: ROAD}}
+  {down}: {{entry: {{warmth: 0}}, options: [{{key: back, text: 回去, target: HALL}}]}}
+  ROAD: {{type: final}}
+{attic}
+"""
+
+
+def hall(version: int, *, visits: int = 7, rule: str = "") -> Machine:
+    """An inn whose hall warms whoever enters it; from the second version on it has no attic."""
+    names = {"down": "CELLAR", "up": "ATTIC"} if version == 1 else {"down": "VAULT", "up": "HALL"}
+    attic = "  ATTIC: {options: [{key: back, text: 回去, target: HALL}]}" if version == 1 else ""
+    warm = 1 if version == 1 else 5
+    text = ENTERED.format(version=version, migrations=rule, visits=visits, warm=warm, attic=attic, **names)
+    return loader.load({"machines/inn.yaml": text})
+
+
+FALLS_BACK = "migrations: [{from: 1, states: {CELLAR: VAULT}, fallback: HALL}]"
+
+
+async def test_a_session_that_falls_back_enters_its_new_state_and_a_renamed_one_is_where_it_was(serve: Serve) -> None:
+    store = MemoryStore()
+    before = await serve(store, hall(1))
+    for name, choices in {"attic": ["up"], "cellar": ["down"], "hall": []}.items():
+        await played(before, name, *choices)
+    kept = {name: (await Client(before, name).session()).context for name in ("attic", "cellar", "hall")}
+    runtime = await serve(store, hall(2, visits=2, rule=FALLS_BACK))
+    dry, dry_found = await told(runtime, dry_run=True)
+
+    facts, found = await told(runtime)
+
+    assert (dry["would_move"], facts["moved"], dry_found) == (3, 3, found)
+    sessions = {name: await Client(runtime, name).session() for name in kept}
+    assert sessions["attic"].context == {**kept["attic"], "warmth": kept["attic"]["warmth"] + 5, "seen": -10}
+    assert (sessions["cellar"].context, sessions["hall"].context) == (kept["cellar"], kept["hall"])
+    assert sessions["attic"].visits == {"HALL": 1}
+    moved = (await entries(store, "attic"))[-1]
+    assert {each.name: (each.before, each.after) for each in moved.outcome.changes} == {
+        "warmth": (2, 7),
+        "seen": (-1, -10),
+    }
+    assert [step async for step in verify(runtime)][-1].is_good
+
+
+async def test_a_session_whose_entry_would_err_stays_where_it_is(serve: Serve) -> None:
+    store = MemoryStore()
+    await played(await serve(store, hall(1)), "s1", "up")
+    runtime = await serve(store, hall(2, visits=1, rule=FALLS_BACK))
+    dry, dry_found = await told(runtime, dry_run=True)
+
+    facts, found = await told(runtime)
+
+    assert facts == figures(is_good=False, stranded=1)
+    assert (dry["stranded"], dry_found) == (1, found)
+    (what,) = found
+    assert what.startswith("inn, 1 session: the `entry` of 'HALL' can't be run: ")
+    assert len(await entries(store, "s1")) == 2
 
 
 # --- a dry run ---
@@ -903,3 +978,18 @@ async def test_the_pages_example_moves_as_the_page_says(serve: Serve) -> None:
     assert [each.key for each in attic.offer] == ["leave"]
     assert "inn, 1 session: from 'ATTIC' to 'HALL'" in found
     assert (await Client(runtime, "cellar").choose("back"))["payload"]["status"]["courage"]["value"] == 4
+
+
+async def test_a_choice_made_on_the_page_from_before_a_move_is_never_another_choice(serve: Serve) -> None:
+    """What was offered keeps its id, what is new has one that was never used, and what is gone is not offered."""
+    store = MemoryStore()
+    await played(await serve(store, inn("before")), "s1")  # shown: 1 down, 2 up, 3 rage, 4 leave
+    runtime = await serve(store, inn("moved"))
+
+    await told(runtime)
+
+    client = Client(runtime)
+    assert {each.id: each.key for each in (await client.session()).offer} == {1: "down", 4: "leave", 5: "wait"}
+    with pytest.raises(OptionNotOffered):
+        await client.send(option=2)
+    assert (await client.send(option=4))["session"]["state"] == "ROAD"
