@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from runtime import view
 from runtime.advance import route
-from runtime.claims import Idempotency, claiming, must_hold
+from runtime.claims import Idempotency, append, claiming, must_hold
 from runtime.errors import (
     DesignError,
     MachineChanged,
@@ -218,8 +218,8 @@ async def _held_and_changed(
             head = _ours(claim, expected_turn)
             made = await make(await runtime.machine_of(head.after), head)
             entry = sealed(noted(made, once))
-            _, store_s = await clocked(runtime.store.append(entry, claim))
-    return Played(entry, store_s=store_s)
+            kept, store_s = await clocked(append(runtime.store, entry, claim, once, runtime.clock_ms()))
+    return Played(kept, store_s=store_s, is_replayed=kept is not entry)
 
 
 def _found(claim: Claim) -> Entry:
