@@ -43,7 +43,8 @@ class Survey(Struct, frozen=True, kw_only=True):
     """What is known of a session before it is told: how far it reaches, and what must be said of it.
 
     `head` is the newest entry that belongs to it. `branch` are the turns on the way to the head,
-    `nodes` all tellings. `digests` are those of the definitions that it was played on, `machines` the
+    `nodes` all tellings. `has_moved` where the session moved to another version between two turns of
+    the branch, be it that it came back. `digests` are those of the definitions that it was played on, `machines` the
     same compiled; one that can't be read is not there.
     `has_secrets` also where that can't be known. `tellers` are (narrator, model, ai_generated).
     """
@@ -51,6 +52,7 @@ class Survey(Struct, frozen=True, kw_only=True):
     head: Entry
     branch: frozenset[int]
     nodes: tuple[Node, ...]
+    has_moved: bool
     digests: tuple[str, ...]
     machines: dict[str, Machine]
     has_secrets: bool
@@ -81,7 +83,7 @@ async def export(runtime: Runtime, session_id: str, form: Form, role: Role) -> A
     """A session's record: `jsonl`, every entry as it was kept, or `replay`, the branch as a tester's file.
 
     Raises SessionNotFound, Forbidden for a player where the machine has secrets, MachineChanged
-    for a replay whose branch moved from one definition to another, StoreUnavailable.
+    for a replay whose branch moved from one definition to another (and back), StoreUnavailable.
     """
     about = await survey(runtime, session_id)
     refuse_secrets(about, form, role)
@@ -111,12 +113,15 @@ def refuse_secrets(about: Survey, form: str, role: Role) -> None:
 
 
 def _one_machine(about: Survey) -> Machine:
-    """The machine of the whole branch. Raises MachineChanged where it is more than one, or can't be read."""
+    """The machine of the whole branch. Raises MachineChanged where it is more than one, or can't be read.
+
+    A move there and back has one too, and what it did to the variables no step of a replay would do.
+    """
     digests = {node.digest for node in about.nodes if node.turn in about.branch}
     found = [about.machines[digest] for digest in digests if digest in about.machines]
-    if len(digests) == len(found) == 1:
+    if len(digests) == len(found) == 1 and not about.has_moved:
         return found[0]
-    has_moved = len(digests) > 1
+    has_moved = about.has_moved or len(digests) > 1
     raise MachineChanged(
         f"a replay is of one definition, and this session {'moved on to another' if has_moved else 'lost its own'}",
         "Ask for jsonl.",
@@ -131,7 +136,9 @@ async def survey(runtime: Runtime, session_id: str) -> Survey:
     head = await runtime.store.head(session_id)
     if head is None:
         raise SessionNotFound(f"there is no session '{session_id}'", "GET /sessions lists them.", session_id=session_id)
-    nodes = [node for node in await runtime.store.tree(session_id) if node.kind in TELLINGS and node.seq <= head.seq]
+    tree = [node for node in await runtime.store.tree(session_id) if node.seq <= head.seq]
+    nodes = [node for node in tree if node.kind in TELLINGS]
+    branch = _branch(nodes, head.turn)
     machines: dict[str, Machine | None] = {}
     tellers: dict[tuple[str, str | None, bool], None] = {}
     async for entry in entries_of(runtime.store, head):
@@ -143,8 +150,9 @@ async def survey(runtime: Runtime, session_id: str) -> Survey:
     known = {digest: machine for digest, machine in machines.items() if machine is not None}
     return Survey(
         head=head,
-        branch=_branch(nodes, head.turn),
+        branch=branch,
         nodes=tuple(nodes),
+        has_moved=_has_moved(tree, branch),
         digests=tuple(machines),
         machines=known,
         has_secrets=len(known) < len(machines) or any(map(_has_secrets, known.values())),
@@ -175,6 +183,13 @@ def _branch(nodes: list[Node], turn: int) -> frozenset[int]:
         branch.add(at)
         at = parents[at]
     return frozenset(branch)
+
+
+def _has_moved(tree: list[Node], branch: frozenset[int]) -> bool:
+    """Whether a migration stands between two turns of the branch."""
+    moves = [node for node in tree if node.kind == "migration" and node.turn in branch]
+    told = [node for node in tree if node.kind in TELLINGS and node.turn in branch]
+    return any(node.parent == move.turn and node.seq > move.seq for move in moves for node in told)
 
 
 async def entries_of(store: Store, head: Entry) -> AsyncIterator[Entry]:

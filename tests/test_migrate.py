@@ -19,6 +19,7 @@ from runtime import history, loader
 from runtime.advance import roll_dice
 from runtime.errors import MachineChanged, MachineNotFound, OptionNotOffered, RewindRefused
 from runtime.explain import explain
+from runtime.export import export
 from runtime.machine import Machine
 from runtime.migrate import PAGE, SAMPLES, Moved, judged, migrate
 from runtime.narrators.offline import Offline
@@ -889,6 +890,27 @@ async def test_a_session_that_came_and_went_back_is_explained_by_what_it_came_ba
         ("HALL.first", "open", {"luck": 0}),
         ("HALL.again", "open", {}),
     ]
+
+
+async def test_a_session_that_came_and_went_back_is_no_replay(serve: Serve) -> None:
+    """One definition told every turn, and no step of a replay would do what the moves did to the variables."""
+    then, now = WITHDRAWN.replace("VERSION", "1").replace("OTHER", "2"), WITHDRAWN.replace("VERSION", "2")
+    first = loader.load({"machines/door.yaml": then})
+    second = loader.load({"machines/door.yaml": now.replace("OTHER", "1").replace("luck", "skill")})
+    store = MemoryStore()
+    await played(await serve(store, first), "s1", "try")
+    await told(await serve(store, second))
+    runtime = await serve(store, first)
+    await told(runtime)
+
+    whole = b"".join([part async for part in export(runtime, "s1", "replay", "operator")])
+    assert whole.count(b"choose: try") == 1, "the moves stand behind the last turn"
+    await Client(runtime).choose("try")
+    with pytest.raises(MachineChanged) as refused:
+        [part async for part in export(runtime, "s1", "replay", "operator")]
+    assert refused.value.facts["reasons"] == ["migrated"]
+    assert {each.digest for each in await entries(store, "s1") if each.is_telling} == {first.digest}
+    assert [part async for part in export(runtime, "s1", "jsonl", "operator")]
 
 
 async def test_a_move_outlives_a_restart(serve: Serve, tmp_path: Path) -> None:
