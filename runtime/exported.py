@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from runtime.session import Change, Input, Offer, Rolled, Routing, Value
+
 EXPORT_VERSION = 1
 """The version of the file's own form; the entries have formats of their own."""
 
@@ -44,6 +46,52 @@ class Line(Struct, frozen=True):
     body: msgspec.Raw
 
 
+class EventTold(Struct, frozen=True):
+    """The event, in the client's spelling."""
+
+    type: str
+
+
+class TimeTold(Struct, frozen=True):
+    """The player's clock."""
+
+    elapsed_active_seconds: int
+    remaining_seconds: int
+
+
+class SessionTold(Struct, frozen=True):
+    """Where the session stood."""
+
+    session_id: str
+    machine: str
+    version: int | str
+    state: str
+    turn: int
+    step: int
+    ended: bool
+    language: str
+    run_seed: str
+    time: TimeTold
+
+
+class StatusTold(Struct, frozen=True):
+    """A variable that was shown."""
+
+    value: Value
+    label: str
+    text: str | list[str]
+    min: int | float | None = None
+    max: int | float | None = None
+
+
+class OutcomeTold(Struct, frozen=True):
+    """What the machine settled, as far as it was shown."""
+
+    edge: str
+    dice: tuple[Rolled, ...]
+    changes: tuple[Change, ...]
+
+
 class MetaTold(Struct, frozen=True):
     """Who told a turn."""
 
@@ -70,7 +118,12 @@ class KeyChoiceTold(Struct, frozen=True):
 class PayloadTold(Struct, frozen=True):
     """What readers of a journal rely on in an answer's payload."""
 
-    routing: dict[str, Any]
+    ai_state: dict[str, Any]
+    status: dict[str, StatusTold]
+    outcome: OutcomeTold
+    options: tuple[Offer, ...]
+    inputs: tuple[Input, ...]
+    routing: Routing
     meta: MetaTold
     ending: EndingTold | None = None
     key_choices: tuple[KeyChoiceTold, ...] = ()
@@ -79,14 +132,16 @@ class PayloadTold(Struct, frozen=True):
 class AnswerTold(Struct, frozen=True):
     """What readers of a journal rely on in the stored answer of a telling."""
 
-    session: dict[str, Any]
+    event: EventTold
+    session: SessionTold
     payload: PayloadTold
 
 
 class StandingTold(Struct, frozen=True):
-    """What they rely on in the stored answer of any other entry; the source's side of a fork may have none."""
+    """What they rely on in the stored answer of any other entry; `answer` is the head turn's, where it has one."""
 
-    session: dict[str, Any]
+    session: SessionTold
+    answer: AnswerTold | None = None
 
 
 read_answer = msgspec.json.Decoder(AnswerTold).decode

@@ -1,8 +1,8 @@
 """Taking in a session that was given away as lines: all of it or nothing, and nothing on trust.
 
 The file may be anybody's. Each line is held against its hash, the chain against itself, each
-entry against the machine that made it, and each definition against its digest, before a byte is
-kept. What a store holds afterwards is what an honest server could have written.
+entry against the machine that made it, whose rules are run again, and each definition against its
+digest, before a byte is kept. What a store holds afterwards is what an honest server could have written.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import msgspec
 
 from runtime import loader
+from runtime.claims import KEY_KEPT_MS
 from runtime.errors import DesignError, MachineChanged, ValidationError
-from runtime.exported import EXPORT_VERSION, Header, Line, read_answer, read_standing
+from runtime.exported import EXPORT_VERSION, Header, Line
 from runtime.formats import is_intact, read_entry
 from runtime.machine import Machine
-from runtime.model import Variable
 from runtime.origins import copied
+from runtime.plausible import HASH, ID, LAST_TURN, strange, strange_answer, strange_body
 from runtime.progress import Done, Progress, Step
-from runtime.session import JOURNAL_FORMAT, Change, Entry, Session
+from runtime.session import JOURNAL_FORMAT, Entry, Node, Session
 from runtime.stores import Row
-from runtime.stores.heads import refuse_existing, row_of
+from runtime.stores.heads import node_of, refuse_existing, row_of
+from runtime.verify import Rules
 
 if TYPE_CHECKING:
     from runtime.turn import Runtime
@@ -33,14 +35,7 @@ MAX_LINE_BYTES = 8 << 20
 """The longest line, in bytes; the first holds whole definitions."""
 PROGRESS_EVERY = 100
 """Entries from one Progress to the next."""
-LAST_MOMENT_MS = 253_402_300_799_999
-"""The end of the year 9999: no later time can be shown."""
-LAST_TURN = 2**31 - 1
-PLAYER_ID_CHARS = 128
-KEY_CHARS = 255
 
-_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
-_HASH = re.compile(r"[0-9a-f]{64}")
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _read_header = msgspec.json.Decoder(Header).decode
 _read_line = msgspec.json.Decoder(Line).decode
@@ -56,34 +51,42 @@ async def import_lines(
 
     `lines` come without their ends, or with. Facts of Done: session_id, machine, turn, entries,
     definitions (how many were new to this store). Raises ValidationError with the line and the
-    mend, SessionExists, StoreUnavailable; nothing is kept then.
+    mend, SessionExists, StoreUnavailable; no entry is kept then, and no definition of a file that has faults.
     """
     numbered = _numbered(lines)
     header = _header(await anext(numbered, None))
     kept_as = session_id or header.session_id
-    if not _ID.fullmatch(kept_as):
+    if not ID.fullmatch(kept_as):
         raise ValidationError(
             "the session's new id is none", "Send 1 to 128 of A-Z, a-z, 0-9 and _ . : -",
             details=[{"loc": ["session_id"], "msg": "not an id", "type": "pattern"}],
         )  # fmt: skip
     refuse_existing(await runtime.store.head(kept_as))
     chain = _Chain(runtime, header)
-    rows: list[Row] = []
-    copy: Entry | None = None
     async for number, line in numbered:
-        entry, row = await chain.taken(number, line)
-        if kept_as != header.session_id:
-            copy = copied(entry, kept_as, copy)
-            row = row_of(copy)
-        rows.append(row)
-        if len(rows) % PROGRESS_EVERY == 0:
-            yield Progress(len(rows), header.entries)
+        await chain.take(number, line)
+        if len(chain.rows) % PROGRESS_EVERY == 0:
+            yield Progress(len(chain.rows), header.entries)
+        await asyncio.sleep(0)  # to check an entry waits for nothing: let the turns that are played go on
     head = chain.whole()
+    rows = chain.rows if kept_as == header.session_id else await _renamed(chain.rows, kept_as)
+    refuse_existing(await runtime.store.head(kept_as))
     for digest, files in chain.definitions.items():
         await runtime.store.keep(digest, files)
     await runtime.finish(runtime.store.adopt(rows))
     facts = {"session_id": kept_as, "machine": head.after.machine, "turn": head.turn, "entries": len(rows)}
     yield Done(is_good=True, facts={**facts, "definitions": len(chain.definitions)})
+
+
+async def _renamed(rows: list[Row], session_id: str) -> list[Row]:
+    """The rows as another session keeps them."""
+    copy: Entry | None = None
+    made: list[Row] = []
+    for row in rows:
+        copy = copied(read_entry(row.body, row.hash), session_id, copy)
+        made.append(row_of(copy))
+        await asyncio.sleep(0)  # as above
+    return made
 
 
 async def _numbered(lines: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes]]:
@@ -125,16 +128,19 @@ def _header(first: tuple[int, bytes] | None) -> Header:
     if header.edgewise_export != EXPORT_VERSION:
         what = f"an export of version {header.edgewise_export}, and this Edgewise reads version {EXPORT_VERSION}"
         _refuse(number, what, "Take it in with a newer Edgewise.")
-    if not _ID.fullmatch(header.session_id):
+    if not ID.fullmatch(header.session_id):
         _refuse(number, "session_id is no session's id", _STRANGE)
     return header
 
 
 class _Chain:
-    """The entries that were read so far. `definitions` are those that the store didn't have."""
+    """The entries that were read so far, and their rows. `definitions` are those that the store didn't have."""
 
     def __init__(self, runtime: Runtime, header: Header) -> None:
         self.definitions: dict[str, dict[str, str]] = {}
+        self.rows: list[Row] = []
+        self._rules = Rules(_Taken(self.rows))
+        self._keys: dict[str, int] = {}
         self._runtime = runtime
         self._header = header
         self._machines: dict[str, Machine] = {}
@@ -143,25 +149,35 @@ class _Chain:
         self._last_number = 1
         self._head: Entry | None = None
 
-    async def taken(self, number: int, line: bytes) -> tuple[Entry, Row]:
-        """The next entry, and its row as it was kept. Raises ValidationError."""
+    async def take(self, number: int, line: bytes) -> None:
+        """Check the next entry, and add it. Raises ValidationError."""
         found: Line = _decoded(number, _read_line, line, "not the line of an entry")
         body = bytes(found.body)
         if _NUL.search(body):
             _refuse(number, "a text holds the character U+0000, which no store keeps", _STRANGE)
-        if not _HASH.fullmatch(found.hash) or not _decoded(number, _intact(found.hash), body, "not an entry"):
+        if not HASH.fullmatch(found.hash) or not _decoded(number, _intact(found.hash), body, "not an entry"):
             _refuse(number, "the entry is not what its hash was made over", _UNTOUCHED)
+        for what in _decoded(number, lambda data: [*_text_of(data), *strange_body(data)], body, "not an entry"):
+            _refuse(number, f"not an entry: {what}", _STRANGE)
         entry: Entry = _decoded(number, lambda data: read_entry(data, found.hash), body, "not an entry")
         for what, mend in self._faults(entry):
             _refuse(number, what, mend)
-        machine = await self._machine(number, entry.after)
-        for what in _strange(machine, entry):
-            _refuse(number, what, _STRANGE)
-        _decoded(number, read_answer if entry.is_telling else read_standing, entry.answer, "the entry's answer")
-        if entry.shown:
-            _decoded(number, read_standing, entry.shown, "what the entry shows beside its answer")
+        await self._refuse_strange(number, await self._machine(number, entry.after), entry)
         self._follow(number, entry)
-        return entry, Row(entry.session_id, entry.seq, body, found.hash)
+        self.rows.append(Row(entry.session_id, entry.seq, body, found.hash))
+
+    async def _refuse_strange(self, number: int, machine: Machine, entry: Entry) -> None:
+        """Pass what the entry's machine can have made. Raises ValidationError."""
+        for what in strange(machine, entry):
+            _refuse(number, what, _STRANGE)
+        for what in _decoded(number, lambda _: [*strange_answer(entry)], b"", "the entry's answer"):
+            _refuse(number, what, _STRANGE)
+        try:
+            why = await self._rules.why_not(machine, entry)
+        except Exception as error:  # noqa: BLE001 - nobody checked it: the rules may break on it anywhere
+            why = f"the rules can't play it again: {type(error).__name__}: {_short(error)}"
+        if why:
+            _refuse(number, f"it does not follow: {why}", _STRANGE)
 
     def whole(self) -> Entry:
         """The head, now that the file has ended. Raises ValidationError where a part is missing."""
@@ -172,7 +188,10 @@ class _Chain:
         return self._head
 
     def _follow(self, number: int, entry: Entry) -> None:
+        self._rules.keep(entry)
         self._head = entry
+        if entry.key is not None:
+            self._keys[entry.key] = entry.at_ms
         self._last_number = number
         self._last_turn = max(self._last_turn, entry.turn, entry.last_turn)
         if entry.is_telling:
@@ -203,6 +222,10 @@ class _Chain:
             yield f"its parent, turn {entry.parent}, was never told before it", _STRANGE
         if not 0 <= entry.last_turn <= LAST_TURN or (entry.format > 1 and entry.last_turn < self._last_turn):
             yield f"its last turn, {entry.last_turn}, goes back behind {self._last_turn}", _STRANGE
+        if entry.last_turn > max(entry.turn, self._last_turn):
+            yield f"it counts {entry.last_turn} turns, and there were {max(entry.turn, self._last_turn)}", _STRANGE
+        if entry.key is not None and entry.at_ms - self._keys.get(entry.key, -KEY_KEPT_MS - 1) <= KEY_KEPT_MS:
+            yield "it has the Idempotency-Key of an entry before it", _STRANGE
 
     async def _machine(self, number: int, session: Session) -> Machine:
         """The machine that an entry was made by. Raises ValidationError."""
@@ -228,6 +251,47 @@ class _Chain:
         return machine
 
 
+class _Taken:
+    """What was read so far, for the rules to look up: entries are read again from their rows."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        self._rows = rows
+        self._nodes: list[Node] = []
+        self._tellings: dict[int, int] = {}
+
+    async def entry(self, session_id: str, turn: int) -> Entry | None:  # noqa: ARG002 - there is only one session
+        """The telling of a turn."""
+        self._index()
+        at = self._tellings.get(turn)
+        return None if at is None else self._read(at)
+
+    async def entries(self, session_id: str, *, after: int = 0, limit: int = 100) -> list[Entry]:  # noqa: ARG002 - the same
+        """Entries with `seq > after`, oldest first, at most `limit`."""
+        return [self._read(at) for at in range(after, min(after + limit, len(self._rows)))]
+
+    async def tree(self, session_id: str) -> list[Node]:  # noqa: ARG002 - the same
+        """Every entry without its texts, oldest first."""
+        self._index()
+        return self._nodes
+
+    def _index(self) -> None:
+        for at in range(len(self._nodes), len(self._rows)):
+            entry = self._read(at)
+            self._nodes.append(node_of(entry))
+            if entry.is_telling:
+                self._tellings[entry.turn] = at
+
+    def _read(self, at: int) -> Entry:
+        row = self._rows[at]
+        return read_entry(row.body, row.hash)
+
+
+def _text_of(body: bytes) -> tuple[str, ...]:
+    """Nothing, where a body is UTF-8 throughout. Raises UnicodeDecodeError."""
+    body.decode()
+    return ()
+
+
 def _intact(hash_: str) -> Any:
     return lambda body: is_intact(body, hash_)
 
@@ -244,60 +308,3 @@ async def _compiled(digest: str, files: Mapping[str, str]) -> Machine:
         _refuse(1, f"definition {digest} is faulty: {error.findings[0]}", _STRANGE)
     except Exception as error:  # noqa: BLE001 - nobody checked it: it may break the compiler anywhere
         _refuse(1, f"definition {digest} is faulty: {type(error).__name__}: {_short(error)}", _STRANGE)
-
-
-def _strange(machine: Machine, entry: Entry) -> Iterator[str]:
-    """Whatever in an entry no rule of its machine could have made."""
-    session = entry.after
-    if (session.machine, session.version) != (machine.name, machine.definition.version):
-        yield f"the session names machine '{session.machine}', and its definition is '{machine.name}'"
-    if session.state not in machine.definition.states:
-        yield f"machine '{machine.name}' has no state '{session.state}'"
-    elif session.ended != machine.definition.states[session.state].is_final:
-        yield f"state '{session.state}' and whether the session has ended don't go together"
-    yield from _strange_values(machine.definition.context, session.context)
-    if entry.is_telling:
-        yield from _strange_telling(machine, entry)
-    if not all(0 <= moment <= LAST_MOMENT_MS for moment in (entry.at_ms, session.answered_at_ms, session.elapsed_ms)):
-        yield "a time lies outside the years 1970 to 9999"
-    if len(session.player_id or "") > PLAYER_ID_CHARS or len(entry.key or "") > KEY_CHARS:
-        yield "player_id or key is too long"
-
-
-def _strange_telling(machine: Machine, entry: Entry) -> Iterator[str]:
-    if entry.digest != entry.after.digest:
-        yield "the turn was told by one definition, and its session stands on another"
-    if entry.outcome.edge not in {edge.full_name for edge in machine.edges}:
-        yield f"machine '{machine.name}' has no edge '{entry.outcome.edge}'"
-    if entry.outcome.target != entry.after.state:
-        yield f"the turn led to '{entry.outcome.target}', and the session stands in '{entry.after.state}'"
-    if not isinstance(entry.narration.get("output"), Mapping):
-        yield "nothing was told"
-    if entry.request.get("played") != entry.outcome.event or not isinstance(entry.request.get("payload"), Mapping):
-        yield f"the request is not one that event '{entry.outcome.event}' could have come with"
-    yield from _strange_changes(machine.definition.context, entry.outcome.changes)
-
-
-def _strange_changes(context: Mapping[str, Variable], changes: tuple[Change, ...]) -> Iterator[str]:
-    for change in changes:
-        if change.name not in context:
-            yield f"the machine has no variable '{change.name}'"
-
-
-def _strange_values(context: Mapping[str, Variable], values: Mapping[str, Any]) -> Iterator[str]:
-    if set(values) != set(context):
-        yield "the session's variables are not the machine's"
-        return
-    for name, variable in context.items():
-        if not _is_value(variable, values[name]):
-            yield f"'{name}' has a value that its type, {variable.type}, has not"
-
-
-def _is_value(variable: Variable, value: Any) -> bool:
-    if variable.type == "set":
-        return isinstance(value, list) and set(value) <= set(variable.of or ())
-    if variable.type == "enum":
-        return isinstance(value, str) and value in (variable.of or ())
-    if isinstance(value, bool) or variable.type == "bool":
-        return isinstance(value, bool) and variable.type == "bool"
-    return isinstance(value, {"int": int, "float": int | float, "str": str}[variable.type])

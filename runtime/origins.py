@@ -35,7 +35,7 @@ def copied(entry: Entry, session_id: str, prev: Entry | None) -> Entry:
 def _renamed(answer: msgspec.Raw, session_id: str) -> msgspec.Raw:
     """An answer with the session's id in it; all else as it was sent."""
     told = msgspec.json.decode(answer)
-    for part in (told, told.get("answer", {})):
+    for part in (told, told.get("answer") or {}):
         if "session" in part:
             part["session"]["session_id"] = session_id
     return msgspec.Raw(msgspec.json.encode(told))

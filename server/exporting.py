@@ -12,6 +12,7 @@ from litestar.types import ASGIApp
 from msgspec import Struct
 
 from runtime.export import Survey, refuse_secrets, stream_of, survey
+from runtime.model import LANGUAGE_PATTERN
 from server.house import House, enter
 from server.query import ExportQuery, read_query
 from server.reading import refuse_strange_id
@@ -74,7 +75,7 @@ def headers_of(about: Survey, form: str) -> list[tuple[bytes, bytes]]:
     headers = {
         "content-type": kind.media_type,
         "content-disposition": f'{shown_as}; filename="{file_name(about.session_id, kind.suffix)}"',
-        "content-language": about.language,
+        **({"content-language": about.language} if re.fullmatch(LANGUAGE_PATTERN, about.language) else {}),
         "x-ai-generated": str(about.is_ai_generated).lower(),
         "x-content-type-options": "nosniff",
         "cache-control": "no-store",

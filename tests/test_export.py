@@ -40,12 +40,13 @@ from runtime.migrate import migrate
 from runtime.narrators.offline import Offline
 from runtime.narrators.scripted import Scripted
 from runtime.progress import Done, Found, Progress
-from runtime.session import Entry, Invoke, Origin, Role, body_of, digest_of, sealed
+from runtime.session import Entry, Invoke, Judged, Origin, Role, body_of, digest_of, sealed
 from runtime.stores import Row
 from runtime.stores.duckdb import DuckDBStore
+from runtime.terms import MARKS
 from runtime.turn import Runtime, open_session, play, timed, told
 from runtime.verify import verify
-from server.exporting import file_name
+from server.exporting import file_name, headers_of
 from server.markdown import escaped, quoted
 from server.settings import Settings
 from server.story import written
@@ -503,6 +504,62 @@ def nested_answer(entry: Entry) -> Entry:
     return replace(entry, answer=msgspec.Raw(bytes(entry.answer)[:-1] + b',"x":' + deep + b"}"))
 
 
+def body_at(number: int, pattern: bytes, new: bytes) -> Change:
+    """The bytes of an entry's body changed, and its own hash made anew."""
+
+    def work(lines: list[bytes]) -> list[bytes]:
+        body = bytes(msgspec.json.decode(lines[number], type=dict[str, msgspec.Raw])["body"])
+        changed = re.sub(pattern, new, body, count=1)
+        assert changed != body
+        return [*lines[:number], line_of(changed), *lines[number + 1 :]]
+
+    return work
+
+
+def constrained(**changes: Any) -> Change:
+    """A session whose constraints were others from the beginning."""
+    return forged(
+        lambda each: replace(
+            each, after=replace(each.after, constraints=msgspec.structs.replace(each.after.constraints, **changes))
+        )
+    )
+
+
+def answered_at(number: int, change: Callable[[dict[str, Any]], Any]) -> Change:
+    """The stored answer of an entry changed in place."""
+
+    def work(entry: Entry) -> Entry:
+        if entry.seq != number:
+            return entry
+        told = json.loads(bytes(entry.answer))
+        change(told)
+        return replace(entry, answer=msgspec.Raw(json.dumps(told).encode()))
+
+    return forged(work)
+
+
+def narrated_at(number: int, **changes: Any) -> Change:
+    return forged(lambda each: replace(each, narration={**each.narration, **changes}) if each.seq == number else each)
+
+
+def offered_elsewhere(entry: Entry) -> Entry:
+    """What is offered sends an event that the machine doesn't know."""
+    offer = tuple(replace(each, event_type="FLY") for each in entry.after.offer)
+    return replace(entry, after=replace(entry.after, offer=offer))
+
+
+def rolled_otherwise(entry: Entry) -> Entry:
+    dice = tuple(replace(die, value=21 - die.value) for die in entry.outcome.dice)
+    return replace(entry, outcome=replace(entry.outcome, dice=dice)) if dice else entry
+
+
+def asked_at(number: int, **payload: Any) -> Change:
+    return forged(
+        lambda each: replace(each, request={**each.request, "payload": payload}) if each.seq == number else each
+    )
+
+
+HUGE = b"1180591620717411303424"
 REFUSED: Mapping[str, tuple[Change, str]] = {
     "nothing": (lambda _: [], "line 1: the file is empty"),
     "no json": (lambda lines: [b"hello", *lines[1:]], "line 1: not the first line of an export"),
@@ -557,7 +614,7 @@ REFUSED: Mapping[str, tuple[Change, str]] = {
     "a target elsewhere": (outcome_at(2, target="FORK"), "line 3: the turn led to 'FORK', and the session stands"),
     "another event": (outcome_at(2, event="SAY"), "line 3: the request is not one that event 'SAY'"),
     "no narration": (at(2, narration={}), "line 3: nothing was told"),
-    "no answer": (at(2, answer=msgspec.Raw(b"{}")), "line 3: the entry's answer: .*missing required field `session`"),
+    "no answer": (at(2, answer=msgspec.Raw(b"{}")), "line 3: the entry's answer: .*missing required field `event`"),
     "a deep answer": (forged(nested_answer), "line 2: (the entry's answer|not an entry|not the line.*): nested"),
     "another time": (at(1, at_ms=2**62), "line 2: a time lies outside the years 1970 to 9999"),
     "a long player": (after_at(1, player_id="x" * 129), "line 2: player_id or key is too long"),
@@ -573,6 +630,61 @@ REFUSED: Mapping[str, tuple[Change, str]] = {
         defined(lambda files: {**files, "prompts/lamp/x.md": "\0"}, is_named_right=True),
         r"line 1: definition [0-9a-f]+ holds the character U\+0000",
     ),
+    "a language that is a header": (constrained(language="zh\r\nX-Evil: 1"), "line 2: its language is none of zh, en"),
+    "a language of no machine": (constrained(language="fr"), "line 2: its language is none of zh, en"),
+    "an empty term": (constrained(forbidden_terms=("",)), "line 2: forbidden_terms are not up to 200 texts"),
+    "terms that hold every mark": (constrained(forbidden_terms=MARKS), "line 2: no text can meet its constraints"),
+    "a negative length": (constrained(max_chars_scene=-5), "line 2: a text may have -5 characters, and 20 are"),
+    "an option of one letter": (constrained(max_chars_option=1), "line 2: a text may have 1 characters, and 2 are"),
+    "a long salt": (after_at(2, salt="x" * 100_000), "line 3: run_seed or salt is not 1 to 128"),
+    "a strange seed": (after_at(1, run_seed="灯"), "line 2: run_seed or salt is not 1 to 128"),
+    "a judged salt": (at(7, judged=Judged(0, "x" * 129)), "line 8: run_seed or salt is not 1 to 128"),
+    "a huge count of a draw": (body_at(2, rb'("said":\{"[^"]+":)\d+', rb"\g<1>" + HUGE), "line 3: not an entry: "),
+    "a huge step": (body_at(2, rb'"step":\d+', b'"step":' + HUGE), "line 3: not an entry: "),
+    "a huge number somewhere": (
+        body_at(2, rb'"client_context":\{\}', b'"client_context":{"x":[' + HUGE + b"]}"),
+        "line 3: not an entry: the number 1180591620717411303424 is outside what 64 bits hold",
+    ),
+    "a deep body": (
+        body_at(2, rb'"client_context":\{\}', b'"client_context":{"x":' + b"[" * 250 + b"]" * 250 + b"}"),
+        "line 3: not an entry: nested too deeply",
+    ),
+    "a text without end": (narrated_at(2, output={"scene": "灯" * 100_001}), "line 3: not an entry: a text of 100001"),
+    "a negative draw": (after_at(2, said={"x": -1}), "line 3: a count of steps, visits or choices is one"),
+    "a negative limit": (after_at(1, limit_ms=-5), "line 2: its time limit is -5 ms"),
+    "no players": (after_at(1, player_count=0), "line 2: player_count or difficulty is none"),
+    "a health beyond its most": (context_at(2, hp=10), "line 3: 'hp' has a value outside its range"),
+    "a member twice": (context_at(2, bag=["key", "key"]), "line 3: 'bag' has a value that its type, set, has not"),
+    "long slots": (after_at(1, slots={"guest": "x" * 201, "tone": None}), "line 2: slots hold more than a client may"),
+    "an event of no machine": (forged(offered_elsewhere), "line 2: machine 'lamp' has no event 'FLY'"),
+    "an answer without its event": (
+        answered_at(2, lambda told: told.pop("event")),
+        "line 3: the entry's answer: .*`event`",
+    ),
+    "an answer of another session": (
+        answered_at(2, lambda told: told["session"].update(state="FORK")),
+        "line 3: it was answered with another state than the session has",
+    ),
+    "an answer with half an outcome": (
+        answered_at(2, lambda told: told["payload"]["outcome"].pop("changes")),
+        "line 3: the entry's answer: .*`changes`",
+    ),
+    "a rewind's answer that is none": (
+        answered_at(6, lambda told: told.update(answer=[])),
+        "line 7: the entry's answer: .*object",
+    ),
+    "an answer that is not utf-8": (
+        body_at(2, rb'"trace_id":"', b'"trace_id":"\xff'),
+        "line 3: (not an entry|not the line of an entry|the entry's answer): ",
+    ),
+    "words that are none": (narrated_at(2, options={"walk": 5}), "line 3: a word of the narration is no text"),
+    "a payload of no event": (asked_at(2, text="灯"), r"line 3: event 'HALL' takes no payload\.text like this"),
+    "dice that did not fall": (forged(rolled_otherwise), "line 3: it does not follow: its dice are"),
+    "a gain that no edge brings": (context_at(2, hp=1), "line 3: it does not follow: its (changes|context)"),
+    "a visit that was none": (after_at(2, visits={"HALL": 7}), "line 3: it does not follow: its visits.HALL is 7"),
+    "a rewind that gives time back": (after_at(6, elapsed_ms=0), "line 7: it does not follow: its elapsed_ms is 0"),
+    "one key twice": (at(4, key="regenerate"), "line 5: it has the Idempotency-Key of an entry before it"),
+    "more turns than were told": (at(8, last_turn=99), "line 9: it counts 99 turns, and there were"),
     "a definition of another machine": (
         defined(lambda files: {**files, "machines/lamp.yaml": LAMP.replace("luck", "look")}, is_named_right=True),
         "line 2: the session's variables are not the machine's",
@@ -597,6 +709,51 @@ async def test_a_file_that_is_not_as_it_was_given_away_is_refused_with_its_line_
     assert refused.value.facts["details"][0]["loc"][0] == "line"
     assert await other.runtime.store.count() == 0
     assert await other.runtime.store.digests() == digests
+
+
+@pytest.mark.parametrize("session_id", [None, "anew"])
+async def test_every_kind_of_session_is_taken_in_again_and_again(session_id: str | None):
+    """Forked, from both sides, rewound, told anew, restarted and moved to another version; copies of copies too."""
+    player = await begun()
+    await player.choose("strike")
+    await history.regenerate(player.runtime, "s1")
+    await history.rewind(player.runtime, "s1", 2)
+    await player.choose("strike")
+    await history.fork(player.runtime, "s1", 2, child_id="child", once=Idempotency(key="fork", request_hash="r"))
+    await history.fork(player.runtime, "s1", None, child_id="twin", same_dice=True)
+    child = Player(player.runtime, player.clock, "child")
+    await child.choose("strike")
+    await player.choose("strike")
+    await player.send("INIT", on_exists="restart", run_seed="seed-9")
+    await history.rewind(player.runtime, "s1", 1)
+    player.clock[0] += 5_000
+    await player.choose("strike")
+    player = await moved(player)
+    await player.send("SAY", payload={"text": HOSTILE})
+
+    other = await opened(lamp())
+    for each in ("s1", "child", "twin"):
+        there = Player(player.runtime, player.clock, each)
+        lines = await there.lines()
+        name = f"{session_id}-{each}" if session_id else each
+        await taken_in(other.runtime, lines, session_id=session_id and name)
+        again = await Player(other.runtime, other.clock, name).lines()
+        await taken_in(other.runtime, again, session_id=f"again-{each}")
+        assert len(again) == len(lines)
+
+    steps = [step async for step in verify(other.runtime)]
+    assert [step for step in steps if isinstance(step, Found)] == []
+    assert steps[-1].facts["sessions"] == 6
+
+
+async def test_a_strange_language_is_told_to_nobody_as_a_header():
+    """Whatever a journal holds."""
+    about = await survey((await begun()).runtime, "s1")
+    constraints = msgspec.structs.replace(about.head.after.constraints, language="zh\r\nX-Evil: 1")
+    strange = replace(about, head=replace(about.head, after=replace(about.head.after, constraints=constraints)))
+
+    assert dict(headers_of(about, "md"))[b"content-language"] == b"zh"
+    assert b"content-language" not in dict(headers_of(strange, "md"))
 
 
 async def test_a_forged_chain_is_taken_in_where_nothing_in_it_is_wrong():

@@ -27,7 +27,7 @@ FLOORS = (
     ("the flow", r"view|request|claims|turn"),
     (
         "beside the flow",
-        r"explain|repeats|history|recompute|verify|migrate|export|exported|importing|recording|origins|copying|retention",
+        r"explain|repeats|history|recompute|verify|migrate|export|exported|importing|plausible|recording|origins|copying|retention",
     ),
 )
 """Each module of runtime/ stands on one floor; it imports from its own and from those below."""
