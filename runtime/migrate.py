@@ -119,16 +119,21 @@ def migrated(machine: Machine, session: Session, migration: Migration) -> Moved 
         slots={**definition.slots, **{name: value for name, value in session.slots.items() if value is not None}},
         limit_ms=_limit_ms(definition, session),
     )
-    if migration.states.get(session.state, session.state) != state:
-        try:
-            moved = replace(moved, context=entered(machine, moved, EDGE))
-        except MachineFault as fault:
-            return Left("stranded", f"the `entry` of '{state}' can't be run: {fault.message}")
-    moved = replace(moved, visits={**moved.visits, state: max(1, moved.visits.get(state, 0))})
+    try:
+        moved = _arrived(machine, moved, is_new=migration.states.get(session.state, session.state) != state)
+    except MachineFault as fault:
+        return Left("stranded", f"the `entry` of '{state}' can't be run: {fault.message}")
     routed = route(machine, moved)
     if not routed.routing.allowed_event_types:
         return Left("without_edges", f"in '{state}' no event would be open")
     return _told(Moved(_standing(machine, moved, routed), routed, reset=reset), session)
+
+
+def _arrived(machine: Machine, moved: Session, *, is_new: bool) -> Session:
+    """The session in its state, which it has visited; one that is new to it is entered. Raises MachineFault."""
+    context = entered(machine, moved, EDGE) if is_new else moved.context
+    visits = {**moved.visits, moved.state: max(1, moved.visits.get(moved.state, 0))}
+    return replace(moved, context=context, visits=visits)
 
 
 def _told(moved: Moved, before: Session) -> Moved:

@@ -202,6 +202,34 @@ async def test_a_migration_to_what_its_version_does_not_have_is_found(session_id
     assert "it leads from 'YARD'" in (await found(client))[0]
 
 
+@pytest.mark.parametrize("session_id", ["s1", "child"])
+async def test_a_migration_that_its_versions_rules_do_not_make_is_found(session_id):
+    client, store = await moved()
+    stood = read_entry(*store.rows(session_id)[3]).after
+    alter = _after(context={**stood.context, "gold": 99})
+    forged(store, 4, alter, session_id)
+    assert (await found(client))[0] == (
+        f"session '{session_id}': entry 4 (turn 3, migration): its context.gold is 99, and the rules give 1"
+    )
+    forged(store, 4, _after(context=stood.context, visits={}), session_id)
+    assert ": its visits.DEN is null, and the rules give 1" in (await found(client))[0]
+
+
+async def test_a_fork_of_what_was_rewound_and_then_moved_adds_up():
+    """Time had closed an option when the session moved, and the child has no copy of the rewind."""
+    client, store = await house("coin", "draw")
+    await history.rewind(client.runtime, "s1", 2)
+    await client.choose("down", elapsed_active_seconds=300)
+    await history.rewind(client.runtime, "s1", 2)
+    later = runtime_of(tiny(SHELTER, "well"), store=store)
+    await later.open()
+    assert [step async for step in migrate(later)][-1].facts["moved"] == 1
+    child = (await history.fork(later, "s1", None)).entry.child
+    await Client(later, child).choose("down")
+    await history.fork(later, child, None)
+    assert await found(Client(later)) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["haunted_house", "mine_adventure", "ticket_triage"])
 async def test_the_machines_that_ship_add_up_whatever_is_played(name):
