@@ -31,7 +31,7 @@ class Call:
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]] = (), peer: str = "") -> None:
         self.started = time.perf_counter()
-        self.headers = dict(headers)
+        self.headers = _combined(headers)
         self.peer = peer
         self.request_id = _id_of(self.headers)
         self.role: Role | None = None
@@ -56,6 +56,14 @@ class Call:
 
 current: ContextVar[Call | None] = ContextVar("current", default=None)
 """The request that this task works for; a turn's own task inherits it."""
+
+
+def _combined(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """The headers by name; one that stands several times is one list. Source: RFC 9110 section 5.3."""
+    combined: dict[bytes, bytes] = {}
+    for name, value in headers:
+        combined[name] = b"%b, %b" % (combined[name], value) if name in combined else value
+    return combined
 
 
 def accepted_language(headers: Mapping[bytes, bytes]) -> str | None:

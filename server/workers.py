@@ -117,18 +117,21 @@ class _Crew:
         self._stopping = asyncio.Event()
 
     async def serve(self, announce: Callable[[], None]) -> int:
-        """Start them all, keep them up until `stop`, and wait for their end; the worst exit code."""
-        crew = [await self._start()]
-        while crew[0].is_up and len(crew) < self._settings.workers and not self._stopping.is_set():
+        """Start them all, keep them up until `stop`, and wait for their end; the worst exit code.
+
+        Whether the server can start the first one decides. What befalls another after it, an outage while
+        it starts too, is mended as it is later.
+        """
+        first = await self._start()
+        if not first.is_up:
+            self._give_up()
+            return _told(await self._end(first))
+        crew = [first]
+        while len(crew) < self._settings.workers and not self._stopping.is_set():
             crew.append(await self._spawn())
         await asyncio.gather(*(worker.begin(self._settings) for worker in crew[1:]))
-        if all(worker.is_up for worker in crew):
-            announce()
-            codes = await asyncio.gather(*map(self._keep, crew))
-        else:
-            self._give_up()
-            codes = await asyncio.gather(*map(self._end, crew))
-        return max(map(_told, codes))
+        announce()
+        return max(map(_told, await asyncio.gather(*map(self._keep, crew))))
 
     def stop(self) -> None:
         """Ask every worker to end: well the first time, at once the second."""

@@ -365,6 +365,22 @@ def test_a_key_that_is_too_long_or_not_printable_ascii_is_refused(house, key):
     assert house.journal() == before
 
 
+def test_two_keys_are_one_other_key(house):
+    """Header lines of one name are one list: neither of them is taken for the other, or left out in silence."""
+
+    def post(*keys: str) -> httpx.Response:
+        raw = [(b"idempotency-key", key.encode()) for key in keys]
+        headers = [*raw, (b"content-type", b"application/json")]
+        url = f"{house.server.url}/invoke"
+        return httpx.post(url, content=json.dumps(knock()), headers=headers, trust_env=False, timeout=PATIENCE_S)
+
+    turns = [
+        envelope(post(*keys))["session"]["turn"] for keys in (("a", "b"), ("a", "c"), ("a",), ("a", "b"), ("a, b",))
+    ]
+
+    assert turns == [2, 3, 4, 2, 2]
+
+
 def test_the_longest_key_and_every_printable_one_are_taken(house):
     printable = "".join(map(chr, range(0x21, 0x7F)))
     for number, key in enumerate(("k" * 255, printable, "k"), 2):

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -335,6 +336,22 @@ def test_each_change_is_asked_under_a_key_of_its_own(desk: Desk):
 
 
 # Out and in.
+
+
+def test_an_export_follows_a_link_keeps_a_files_mode_and_leaves_a_device_as_it_is(desk: Desk, tmp_path: Path):
+    desk.play("one")
+    link, real, device = tmp_path / "link.md", tmp_path / "real.md", tmp_path / "null"
+    real.touch(mode=0o600)
+    link.symlink_to(real)
+    device.symlink_to(os.devnull)
+
+    desk.good("sessions", "export", "one", "--format", "md", "-o", str(link))
+    desk.good("sessions", "export", "one", "--format", "md", "-o", str(device))
+
+    assert link.is_symlink()
+    assert "# " in real.read_text(encoding="utf-8")
+    assert real.stat().st_mode & 0o777 == 0o600
+    assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
 
 
 def test_what_is_exported_can_be_imported_elsewhere_and_under_another_name(desk: Desk, tmp_path: Path):

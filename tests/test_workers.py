@@ -167,6 +167,34 @@ def test_a_worker_that_is_killed_in_a_turn_comes_back_and_the_turn_is_played_onc
 
 
 @pytest.mark.slow
+def test_a_second_worker_that_dies_while_it_starts_ends_nothing(project, url):
+    """The first one serves already: what befalls another is mended as it is later."""
+    server = Workers(project, url)
+    killed: list[int] = []
+
+    def kill_the_second() -> None:
+        while not hasattr(server, "child") or len(children := children_of(server.child.pid)) < 2:
+            pass
+        killed.append(children[1])
+        os.kill(children[1], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_the_second, daemon=True)
+    killer.start()
+    with server:
+        killer.join(PATIENCE_S)
+        envelope(post(server, "s", event={"type": "INIT"}))
+        server.until(lambda it: any(line.get("worker") == killed[0] for line in it.logged()))
+        server.until(lambda it: len(children_of(it.child.pid)) == 2)
+        server.ask_to_end()
+        assert server.exit_code() == 0
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started and that are still there, in that order."""
+    return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split())]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_every_worker_finish_and_all_end_well(project, url, asking, number):
     llm, gate, settings = asking

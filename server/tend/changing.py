@@ -76,16 +76,25 @@ def export(options: dict[str, Any]) -> NoReturn:
 
 @contextmanager
 def _whole(output: Path) -> Iterator[IO[bytes]]:
-    """A file that is there whole or not at all; an existing one is replaced."""
+    """A file that is there whole or not at all. An existing one is replaced, and keeps its mode.
+
+    A link is followed; a device or a pipe is written into, and stays what it is.
+    """
+    target = output.resolve()
+    if target.exists() and not target.is_file():
+        with target.open("wb") as file:
+            yield file
+        return
+    mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
     try:
-        handle, name = tempfile.mkstemp(dir=output.absolute().parent, prefix=f".{output.name}.")
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except OSError as error:
-        raise click.FileError(str(output), str(error)) from error
+        raise click.FileError(str(output), error.strerror or str(error)) from error
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
-        Path(name).chmod(0o666 & ~_umask())
-        Path(name).replace(output)
+        Path(name).chmod(mode)
+        Path(name).replace(target)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
