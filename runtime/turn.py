@@ -48,6 +48,7 @@ from runtime.prompt import Message, Prompt, PromptError, render
 from runtime.request import Asked, Opened
 from runtime.session import (
     JOURNAL_FORMAT,
+    NOT_SHOWN,
     RECENT_TURNS,
     Choice,
     Entry,
@@ -234,7 +235,8 @@ async def resumed(store: Store, opened: Opened, head: Entry) -> Entry:
 
     A rewind may have left less open, and less time; a migration led to another version.
     """
-    telling = await telling_of(store, head)
+    # What a regenerate answered beside the turn's own data is no part of that.
+    telling = replace(await telling_of(store, head), shown=NOT_SHOWN)
     if all(getattr(telling.after, name) == getattr(head.after, name) for name in _RESTATED):
         return telling
     routed = route(opened.machine, head.after)

@@ -257,6 +257,17 @@ async def test_a_session_is_resumed_as_it_stands_after_a_rewind(start):
     assert await client.journal() == before
 
 
+async def test_a_turn_told_anew_is_resumed_with_its_own_data(start):
+    client = await played(start, "draw")
+    told = (await retold(client))["answer"]
+    assert await client.send("INIT", on_exists="resume") == told
+    await client.choose("down", elapsed_active_seconds=90)
+    await rewound(client, 3)
+    resumed = await client.send("INIT", on_exists="resume")
+    assert (resumed["event"], resumed["payload"]["outcome"]) == (told["event"], told["payload"]["outcome"])
+    assert resumed["session"]["time"]["elapsed_active_seconds"] == 90
+
+
 async def test_the_time_since_the_last_answer_counts_on_over_a_rewind(start, clock):
     client = await played(start, "draw")
     clock[0] += 20_000
