@@ -164,7 +164,7 @@ def begin(
         session=session,
         head=head,
         constraints=constraints,
-        elapsed_ms=int((invoke.elapsed_active_seconds or 0) * 1000),
+        elapsed_ms=max(0, int((invoke.elapsed_active_seconds or 0) * 1000)),
         now_ms=now_ms,
         next_turn=head.next_turn if head else 1,
         warnings=(*strangers, *unlimited),
