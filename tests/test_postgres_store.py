@@ -676,7 +676,8 @@ def harm_first_table(url: str, raised: str) -> None:
     asked(url, f"""
         CREATE FUNCTION harm() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN {raised} END $$;
         CREATE SEQUENCE harmed;
-        CREATE EVENT TRIGGER harm ON ddl_command_start WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION harm()""")  # fmt: skip
+        CREATE EVENT TRIGGER harm ON ddl_command_start WHEN TAG IN ('CREATE TABLE')
+        EXECUTE FUNCTION harm()""")  # fmt: skip
 
 
 LOSS = "PERFORM pg_terminate_backend(pg_backend_pid());"
