@@ -45,14 +45,16 @@ async def copy(source: Store, target: Store, *, rows: int = WINDOW_ROWS) -> Asyn
 
     Both are open; about `rows` entries are held at a time. Found says which sessions are not the same
     in both at the end, as those that were played on meanwhile; nothing of the target is overwritten.
-    Facts: sessions, entries, definitions, added (entries that were not there before). Raises
-    OtherJournal before anything is written, Unreadable, StoreUnavailable.
+    It also names every entry of the source that is not what was written: it is not copied, and nothing
+    that comes after it in its session. Facts, without what is left out so: sessions, entries,
+    definitions, added (entries that were not there before). Raises OtherJournal before anything is
+    written, Unreadable, StoreUnavailable.
     """
     await _become_copy(source, target)
     definitions = await _keep_definitions(source, target)
     total, before = 2 * await source.count(), await target.count()
-    read, sessions = Tally(), 0
-    async for window in _windows(source.walk(), rows):
+    read, sessions, damage = Tally(), 0, list[Found]()
+    async for window in _windows(_intact(source.walk(), damage), rows):
         await _write(window, target)
         read.add(window)
         sessions += sum(row.seq == 1 for row in window)
@@ -62,7 +64,9 @@ async def copy(source: Store, target: Store, *, rows: int = WINDOW_ROWS) -> Asyn
         kept.add([row])
         if kept.count % rows == 0:
             yield Progress(read.count + kept.count, total)
-    wrong = [] if kept == read else [found async for found in _differences(source, target)]
+    differ = [] if kept == read else [found async for found in _differences(source, target)]
+    damaged = {found.sessions for found in damage}
+    wrong = damage + [found for found in differ if found.sessions not in damaged]
     for found in wrong:
         yield found
     added = await target.count() - before
@@ -87,6 +91,19 @@ async def _keep_definitions(source: Store, target: Store) -> int:
     for digest in digests:
         await target.keep(digest, await source.kept(digest) or {})
     return len(digests)
+
+
+async def _intact(walk: AsyncIterator[Row], damage: list[Found]) -> AsyncIterator[Row]:
+    """Each session's rows up to its first that is not what was written; notes all such. Raises Unreadable."""
+    damaged: set[str] = set()
+    async for row in walk:
+        _entry(row)
+        if not is_intact(row.body, row.hash):
+            damaged.add(row.session_id)
+            what = f"entry {row.seq} of the source is not what was written: its hash is another"
+            damage.append(Found(f"session '{row.session_id}': {what}", (row.session_id,)))
+        if row.session_id not in damaged:
+            yield row
 
 
 async def _windows(walk: AsyncIterator[Row], rows: int) -> AsyncIterator[list[Row]]:

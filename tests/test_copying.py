@@ -212,6 +212,41 @@ async def test_what_the_target_keeps_is_read_back_and_compared():
     assert [each.sessions for each in found] == [("b",)]
 
 
+@pytest.mark.parametrize("names", ["abc", "abcdefg"], ids=["adopted", "appended"])
+@pytest.mark.parametrize("there", [0, 1, 4])
+async def test_what_the_source_damaged_is_named_and_not_copied(names: str, there: int):
+    """Whether the target has nothing of the session, its beginning, or all of it: what is whole is copied."""
+    source, target = await filled(Altered(), names), MemoryStore()
+    await target.keep_secret(await source.secret())
+    for entry in (await source.entries("b"))[:there]:
+        await target.append(entry)
+
+    done, found = await copied(source, target)
+
+    assert not done.is_good
+    assert [(each.what, each.sessions) for each in found] == [
+        ("session 'b': entry 2 of the source is not what was written: its hash is another", ("b",))
+    ]
+    whole = [row for row in await rows_of(source) if row[0] != "b" or row[1] == 1]
+    assert [row for row in await rows_of(target) if row[0] != "b" or row[1] == 1] == whole
+    assert len(await target.entries("b")) == max(1, there)
+    assert done.facts["entries"] == len(whole)
+
+
+async def test_an_altered_entry_of_format_1_is_not_copied():
+    """What came before it is."""
+    _, rows = old_journal()
+    source, target = MemoryStore(), MemoryStore()
+    broken = msgspec.structs.replace(rows[2], body=rows[2].body.replace(b'"step":3', b'"step":4'))
+    assert broken.body != rows[2].body
+    await source.adopt([*rows[:2], broken, *rows[3:]])
+
+    done, found = await copied(source, target)
+
+    assert (done.is_good, [each.sessions for each in found]) == (False, [("old",)])
+    assert await target.rows("old") == rows[:2]
+
+
 class Torn(MemoryStore):
     """A store with an entry that can't be read at all."""
 
