@@ -36,7 +36,7 @@ from runtime.stores.postgres import PostgresStore
 
 START_S = 30.0
 """Seconds in which a server must answer."""
-_WATCHED = '"$@" & child=$!; trap "" INT TERM; cat >/dev/null; kill -INT $child 2>/dev/null; wait $child'
+_WATCHED = '"$@" & child=$!; trap "" INT TERM; cat >/dev/null; kill -%s $child 2>/dev/null; wait $child'
 _SWEPT = (
     'cat >/dev/null; for n in $(seq 300); do [ -e "$1/data/postmaster.pid" ] || break; sleep 0.1; done; rm -rf "$1"'
 )
@@ -70,12 +70,12 @@ def wait_until_open(port: int) -> None:
 
 
 class Daemon:
-    """A program that ends when this process does, or when it is told to."""
+    """A program that ends by a signal when this process does, or when it is told to."""
 
-    def __init__(self, command: list[str], log: Path) -> None:
+    def __init__(self, command: list[str], log: Path, ends_by: str = "INT") -> None:
         with log.open("ab") as output:
             self._shell = subprocess.Popen(
-                ["/bin/sh", "-c", _WATCHED, "sh", *command],
+                ["/bin/sh", "-c", _WATCHED % ends_by, "sh", *command],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
@@ -249,7 +249,8 @@ def pgbouncer(url: str, *, pool_size: int = 5) -> Iterator[str]:
             f"default_pool_size = {pool_size}\nmax_prepared_statements = 0\n"
         )
         _drop_unknown(settings, program)
-        daemon = Daemon([program, str(settings)], folder / "log")
+        # By INT it would wait for what its clients have under way, and some were given up in the middle.
+        daemon = Daemon([program, str(settings)], folder / "log", ends_by="KILL")
         try:
             wait_until_open(port)
             yield f"postgresql://postgres@127.0.0.1:{port}/{name_of(url)}"
