@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
@@ -502,7 +503,7 @@ async def _retold(runtime: Runtime, opened: Opened, head: Entry, telling: Entry)
     asked = asked_again(opened.machine, telling)
     settled = settled_again(opened, asked, telling)
     settled = replace(settled, session=replace(settled.session, salt=head.after.salt))
-    entry, narrate_s = await told(runtime, opened, settled, asked, None)
+    entry, narrate_s = await told(runtime, opened, settled, asked, None, time.monotonic() + runtime.turn_deadline_s)
     after = replace(entry.after, answered_at_ms=head.after.answered_at_ms)
     judged = Judged(opened.session.elapsed_ms, opened.session.salt)
     return replace(entry, kind="regenerate", judged=judged, after=after), narrate_s

@@ -244,7 +244,7 @@ class Definition(Part, frozen=True, kw_only=True):
     events: dict[Name, Event] = {}
     history: History = History()
     migrations: list[Migration] = []
-    on_failure: Literal["offline", "refuse"] = "refuse"
+    on_failure: Literal["offline", "refuse"] = "offline"
     on: dict[Name, OnEntry] = {}
     states: Annotated[dict[Name, State], Meta(min_length=1)]
 

@@ -154,6 +154,22 @@ class Usage(Struct, frozen=True):
     cached_tokens: int = 0
 
 
+class Spent(Struct, frozen=True, omit_defaults=True):
+    """What a telling took beside its tokens, over all its calls; times in milliseconds.
+
+    `provider` is the profile that answered, '' where none did. `cost_micros` counts millionths of
+    the price table's currency. `queue_ms` was waited for a free call, `first_token_ms` from then to
+    the first word of the answer that was told, `total_ms` is the whole.
+    """
+
+    provider: str = ""
+    calls: int = 0
+    cost_micros: int = 0
+    queue_ms: int = 0
+    first_token_ms: int = 0
+    total_ms: int = 0
+
+
 class Session(Struct, frozen=True, kw_only=True):
     """A session after a turn: all that the next turn reads. Plain data; a turn makes a new one.
 
@@ -250,6 +266,7 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     narrator: str = ""
     model: str | None = None
     usage: Usage = Usage()
+    spent: Spent = Spent()
     key: str | None = None
     request_hash: str = ""
     origin: Origin | None = None

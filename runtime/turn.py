@@ -36,6 +36,7 @@ from runtime.errors import (
     MachineChanged,
     MachineFault,
     NarratorUnavailable,
+    Overloaded,
     Refusal,
     SessionEnded,
     StoreUnavailable,
@@ -44,6 +45,7 @@ from runtime.errors import (
 from runtime.machine import CompiledEdge, Machine, asked_ai_state, known_values
 from runtime.narrators import Narration, Narrator, Task
 from runtime.narrators.offline import Offline
+from runtime.narrators.release import Hear, Release, unheard
 from runtime.prompt import Message, Prompt, PromptError, render
 from runtime.request import Asked, Opened
 from runtime.session import (
@@ -69,6 +71,8 @@ Result = TypeVar("Result")
 
 KEPT_CHOICES = 24
 """How many choices a session remembers for its ending; the lightest are forgotten first."""
+STORE_RESERVE_S = 10.0
+"""How much of a turn's deadline is kept for making it durable; a quarter of a short one."""
 _RESTATED = ("digest", "offer", "routing", "elapsed_ms")
 """What of a session may have changed since its head turn was told."""
 
@@ -126,6 +130,7 @@ class Runtime:
     async def open(self) -> None:
         """Open the store and keep the definitions that are served."""
         await self.store.open()
+        await self.narrator.open()
         for machine in self.machines.values():
             await self.store.keep(machine.digest, machine.files)
 
@@ -173,15 +178,21 @@ class Runtime:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-async def play(runtime: Runtime, invoke: Invoke, role: Role = "operator", once: Idempotency | None = None) -> Played:
-    """Take a turn to its end, even where the client goes away. Raises Refusal; nothing changed then."""
-    return await runtime.finish(noticed(runtime, take_turn(runtime, invoke, role, once)))
+async def play(
+    runtime: Runtime, invoke: Invoke, role: Role = "operator", once: Idempotency | None = None, hear: Hear = unheard
+) -> Played:
+    """Take a turn to its end, even where the client goes away. Raises Refusal; nothing changed then.
+
+    `hear` is told of the turn once nothing refuses it any more, and of its texts as they are released.
+    """
+    return await runtime.finish(noticed(runtime, take_turn(runtime, invoke, role, once, hear)))
 
 
 async def take_turn(
-    runtime: Runtime, invoke: Invoke, role: Role = "operator", once: Idempotency | None = None
+    runtime: Runtime, invoke: Invoke, role: Role = "operator", once: Idempotency | None = None, hear: Hear = unheard
 ) -> Played:
     """Play one event: the whole of what Edgewise does, in the order in which it does it."""
+    ends_at = time.monotonic() + runtime.turn_deadline_s
     session_id = await session_named(runtime, invoke, once)
     async with claiming(runtime.store, session_id, once, runtime.clock_ms()) as claim:
         if claim.answered is not None:
@@ -194,7 +205,7 @@ async def take_turn(
             compiled, rolled, scope = choose_edge(opened, asked, role)
             settled = settle(opened.machine, opened.session, compiled, asked.event, asked.choice, scope, rolled)
             settled = timed(settled, opened)
-            entry, narrate_s = await told(runtime, opened, settled, asked, once)
+            entry, narrate_s = await told(runtime, opened, settled, asked, once, ends_at, hear)
             kept, store_s = await clocked(append(runtime.store, entry, claim, once, runtime.clock_ms()))
     if kept is not entry:
         return Played(kept, is_replayed=True)
@@ -214,15 +225,28 @@ async def session_named(runtime: Runtime, invoke: Invoke, once: Idempotency | No
 
 
 async def told(
-    runtime: Runtime, opened: Opened, settled: Settled, asked: Asked, once: Idempotency | None
-) -> tuple[Entry, float]:
-    """Have a settled turn narrated, learn from it, and write its entry; also the seconds of narration."""
+    runtime: Runtime, opened: Opened, settled: Settled, asked: Asked, once: Idempotency | None, ends_at: float,
+    hear: Hear = unheard,
+) -> tuple[Entry, float]:  # fmt: skip
+    """Have a settled turn narrated, learn from it, and write its entry; also the seconds of narration.
+
+    `ends_at` is when the turn must have been answered, by the monotonic clock.
+    """
     preview = route(opened.machine, arrived(settled.session))
-    task = brief(opened, settled, asked, preview.offer)
-    narration, narrate_s = await clocked(narrate(runtime, task))
+    task = brief(opened, settled, asked, preview.offer, left_to_tell(runtime, ends_at))
+    release = Release(task, hear)
+    hear("turn.accepted", view.accepted_of(opened, settled, asked))
+    narration, narrate_s = await clocked(narrate(runtime, task, release))
+    release.settle(narration.output)
     session, routed, warnings = conclude(opened, settled, asked, task, narration, preview)
     entry = record(opened, settled, asked, task, narration, session, routed, warnings)
     return sealed(noted(entry, once)), narrate_s
+
+
+def left_to_tell(runtime: Runtime, ends_at: float) -> float:
+    """The seconds that a narration may take, so that the turn is durable by its end."""
+    reserve_s = min(STORE_RESERVE_S, runtime.turn_deadline_s / 4)
+    return max(0.0, ends_at - time.monotonic() - reserve_s)
 
 
 def noted(entry: Entry, once: Idempotency | None) -> Entry:
@@ -306,7 +330,7 @@ def timed(settled: Settled, opened: Opened) -> Settled:
     return replace(settled, session=session)
 
 
-def brief(opened: Opened, settled: Settled, asked: Asked, preview: tuple[Offer, ...]) -> Task:
+def brief(opened: Opened, settled: Settled, asked: Asked, preview: tuple[Offer, ...], deadline_s: float = 0.0) -> Task:
     """Put together what the narrator is told; `preview` is what will be offered unless it teaches otherwise."""
     machine, session = opened.machine, settled.session
     language = session.constraints.language
@@ -325,6 +349,7 @@ def brief(opened: Opened, settled: Settled, asked: Asked, preview: tuple[Offer, 
         bounds=bounds,
         messages=_rendered(prompt, inputs, settled),
         schema=answer_schema(prompt, asked_ai_state(machine.definition), preview, bounds),
+        deadline_s=deadline_s,
     )
 
 
@@ -358,25 +383,25 @@ async def clocked(work: Awaitable[Any]) -> tuple[Any, float]:
     return await work, time.perf_counter() - start
 
 
-async def narrate(runtime: Runtime, task: Task) -> Narration:
+async def narrate(runtime: Runtime, task: Task, release: Release) -> Narration:
     """Have the turn told, within the turn's deadline.
 
-    Where the machine says `on_failure: offline` a narrator that fails gives way to the offline one;
-    else its WorldError goes to the client and nothing has changed.
+    A narrator that fails gives way to the offline one; where the machine says `on_failure: refuse`,
+    its WorldError goes to the client instead and nothing has changed.
     """
     state = task.machine.definition.states[task.outcome.target]
     if state.narrate == "written":
         return runtime.written.tell(task)
     try:
-        async with asyncio.timeout(runtime.turn_deadline_s):
-            return await runtime.narrator.narrate(task)
+        async with asyncio.timeout(task.deadline_s):
+            return await runtime.narrator.narrate(task, release)
     except (WorldError, TimeoutError) as error:
-        if task.machine.definition.on_failure == "offline":
+        if task.machine.definition.on_failure == "offline" and not isinstance(error, Overloaded):
             return _fallen_back(runtime.written.tell(task), error)
         if isinstance(error, WorldError):
             raise
         raise NarratorUnavailable(
-            f"the narrator gave no answer within {runtime.turn_deadline_s:g} s", "Send the same again.", rungs=[]
+            f"the narrator gave no answer within {task.deadline_s:.3g} s", "Send the same again.", rungs=[]
         ) from error
 
 
@@ -465,6 +490,7 @@ def record(
         narrator=narration.narrator,
         model=narration.model,
         usage=narration.usage,
+        spent=narration.spent,
         after=session,
         answer=msgspec.Raw(msgspec.json.encode(data)),
         last_turn=session.turn,

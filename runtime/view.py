@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from runtime.constraints import Bounds
     from runtime.machine import Machine
     from runtime.narrators import Narration
+    from runtime.request import Asked, Opened
 
 ANSWER_KEYS = frozenset(
     ["ai_state", "ending", "key_choices", "status", "outcome", "options", "inputs", "routing", "meta"]
@@ -210,6 +211,15 @@ def answer_of(
         },
     }
     return {"event": {"type": event}, "session": session_of(session), "payload": payload}
+
+
+def accepted_of(opened: Opened, settled: Settled, asked: Asked) -> dict[str, Any]:
+    """What a listener hears first: which turn is being told, before any of it stands."""
+    return {
+        "session_id": settled.session.session_id,
+        "turn": opened.next_turn,
+        "event": {"type": asked.sent_as},
+    }
 
 
 def restated(machine: Machine, answer: bytes | msgspec.Raw, session: Session, routed: Route) -> msgspec.Raw:

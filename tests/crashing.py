@@ -76,12 +76,16 @@ class DoomedNarrator:
         self._doom = doom
         self.name = narrator.name
 
-    async def narrate(self, task: Task) -> Narration:
+    async def open(self) -> None:
+        """Get ready."""
+        await self._narrator.open()
+
+    async def narrate(self, task: Task, release: Any) -> Narration:
         """Tell the task."""
         self._doom.at("edge chosen")
         await asyncio.sleep(0)
         self._doom.at("narrating")
-        return await self._narrator.narrate(task)
+        return await self._narrator.narrate(task, release)
 
     async def close(self) -> None:
         """Let go."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, cast
 
 from runtime.constraints import Bounds, answer_schema
-from runtime.narrators import Task
+from runtime.narrators import Narration, Narrator, Task
+from runtime.narrators.release import Hear, Release, unheard
 from runtime.prompt import Prompt, parse_prompt, render
 from runtime.session import Offer
 
@@ -62,3 +63,8 @@ def task(
         messages=render(asked, inputs),
         schema=answer_schema(asked, ("tone",), offer, bounds),
     )
+
+
+async def tell(narrator: Narrator, told: Task, hear: Hear = unheard) -> Narration:
+    """One telling, as the turn asks for it."""
+    return await narrator.narrate(told, Release(told, hear))

@@ -899,7 +899,7 @@ class Gated(Offline):
         self.gate = threading.Event()
         self.waiting = threading.Event()
 
-    async def narrate(self, task: Any) -> Any:
+    async def narrate(self, task: Any, _release: Any) -> Any:
         self.waiting.set()
         await asyncio.to_thread(self.gate.wait)
         return self.tell(task)

@@ -131,10 +131,10 @@ class Model(Struct):
 class Teacher(Offline):
     """Tells offline, and teaches nothing: what it says is a function of the task."""
 
-    async def narrate(self, task: Task) -> Narration:
+    async def narrate(self, task: Task, release: Any) -> Narration:
         """Tell the task after letting others go first."""
         await asyncio.sleep(0)
-        return await super().narrate(task)
+        return await super().narrate(task, release)
 
 
 class Life(RuleBasedStateMachine):

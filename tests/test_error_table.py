@@ -77,14 +77,14 @@ class Failing(Offline):
         super().__init__()
         self.failure = failure
 
-    async def narrate(self, task: Any) -> Any:  # noqa: ARG002 - the Protocol's signature
+    async def narrate(self, task: Any, _release: Any) -> Any:  # noqa: ARG002 - the Protocol's signature
         raise self.failure
 
 
 class Hanging(Offline):
     """Never tells anything."""
 
-    async def narrate(self, task: Any) -> Any:  # noqa: ARG002 - the Protocol's signature
+    async def narrate(self, task: Any, _release: Any) -> Any:  # noqa: ARG002 - the Protocol's signature
         await asyncio.Event().wait()
 
 
@@ -95,7 +95,7 @@ class Gated(Offline):
         super().__init__()
         self.gate, self.waiting = threading.Event(), threading.Event()
 
-    async def narrate(self, task: Any) -> Any:
+    async def narrate(self, task: Any, _release: Any) -> Any:
         self.waiting.set()
         await asyncio.to_thread(self.gate.wait)
         return self.tell(task)

@@ -891,7 +891,7 @@ class Gated(Offline):
         self.waiting = asyncio.Event()
         self.asked = 0
 
-    async def narrate(self, task: Any) -> Narration:
+    async def narrate(self, task: Any, _release: Any) -> Narration:
         self.asked += 1
         self.waiting.set()
         await self.may.wait()

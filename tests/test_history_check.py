@@ -45,11 +45,11 @@ class Slow(Offline):
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
 
-    async def narrate(self, task: Task) -> Narration:
+    async def narrate(self, task: Task, release: Any) -> Narration:
         """Tell the task, later."""
         for _ in range(self._chance.randrange(12)):
             await asyncio.sleep(0)
-        return await super().narrate(task)
+        return await super().narrate(task, release)
 
 
 class Honest(MemoryStore):

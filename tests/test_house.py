@@ -20,11 +20,14 @@ FLOORS = (
     ("words", r"errors|model|session|formats|progress"),
     (
         "languages",
-        r"expression|prompt|template|budget|filters|source|outputs|document|flow_yaml|places|cuts|fullwidth|cutting|terms",
+        r"expression|prompt|template|budget|filters|source|outputs|document|flow_yaml|places|cuts|fullwidth|cutting|terms|quoting|tokens",
     ),
-    ("rules", r"machine|dice|constraints|advance|fragments|schema|shape|draft|check|check_\w+"),
+    (
+        "rules",
+        r"machine|dice|constraints|advance|fragments|schema|shape|draft|check|check_\w+|rating|facts|leaks|memory|prices",
+    ),
     ("doors", r"loader|narrators|narrators\.\w+|stores|stores\.\w+"),
-    ("the flow", r"view|request|claims|turn"),
+    ("the flow", r"view|request|claims|ledger|turn"),
     (
         "beside the flow",
         r"explain|repeats|history|recompute|verify|migrate|export|exported|importing|plausible|recording|origins|copying|retention",

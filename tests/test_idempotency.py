@@ -68,7 +68,7 @@ class Slow(Offline):
         self.asked = 0
         self.failures = 0
 
-    async def narrate(self, task: Any) -> Narration:
+    async def narrate(self, task: Any, _release: Any) -> Narration:
         self.asked += 1
         self.waiting.set()
         await asyncio.to_thread(self.gate.wait)

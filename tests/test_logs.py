@@ -92,7 +92,7 @@ async def test_no_word_of_a_player_no_token_and_no_query_is_logged(stream):
 
 async def test_a_crash_is_logged_with_its_traceback_and_its_request(stream):
     class Crashing(Offline):
-        async def narrate(self, _):
+        async def narrate(self, _, _release):
             raise RuntimeError("the narrator fell over")
 
     await play(stream, {"event": {"type": "INIT"}}, narrator=Crashing())

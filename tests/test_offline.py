@@ -22,6 +22,7 @@ from runtime.constraints import breaches, validator_for
 from runtime.machine import Machine
 from runtime.narrators import Narration, Task
 from runtime.narrators.offline import Offline, tell
+from runtime.narrators.release import Release
 from runtime.narrators.sample import smallest
 from runtime.narrators.voices import VOICES
 from runtime.session import Choice, Session
@@ -375,7 +376,7 @@ def test_no_constraint_is_ever_broken(lantern: Machine, data: st.DataObject) -> 
 def test_the_same_turn_is_told_in_the_same_words(lantern: Machine) -> None:
     task = play(lantern, 6)[-1].task
 
-    assert tell(task) == tell(task) == asyncio.run(Offline().narrate(task)) == Offline().tell(task)
+    assert tell(task) == tell(task) == asyncio.run(Offline().narrate(task, Release(task))) == Offline().tell(task)
 
 
 def test_the_words_do_not_depend_on_the_process() -> None:

@@ -29,7 +29,7 @@ from fake_llm import (
 )
 from msgspec.structs import replace
 from rich.pretty import pretty_repr
-from tasks import BOUNDS, GOOD, OFFER, PLAYER_TEXT, task
+from tasks import BOUNDS, GOOD, OFFER, PLAYER_TEXT, task, tell
 
 from runtime import loader
 from runtime.errors import NarrationInvalid, NarratorUnavailable
@@ -82,7 +82,7 @@ async def test_the_request_carries_the_prompt_then_the_shape_of_the_answer(llm: 
     llm.will(says(GOOD))
 
     async with narrator(llm) as openai:
-        await openai.narrate(task())
+        await tell(openai, task())
 
     asked = llm.requests[0]
     messages = asked.body["messages"]
@@ -101,7 +101,7 @@ async def test_the_shape_is_told_in_the_language_of_the_session(llm: FakeLLM) ->
 
     async with narrator(llm) as openai:
         with pytest.raises(NarratorUnavailable):
-            await openai.narrate(task(bounds=replace(BOUNDS, language="zh")))
+            await tell(openai, task(bounds=replace(BOUNDS, language="zh")))
 
     told = llm.requests[0].body["messages"][-1]["content"]
     assert "json" in told
@@ -125,7 +125,7 @@ async def test_a_designers_own_json_schema_is_told_and_checked(llm: FakeLLM) -> 
     llm.will(says({**answer, "mood": "bored"}), says(answer))
 
     async with narrator(llm) as openai:
-        narration = await openai.narrate(task(outputs=own))
+        narration = await tell(openai, task(outputs=own))
 
     told = llm.requests[0].body["messages"][-1]["content"]
     assert '"mood": "<one of calm, tense>"' in told
@@ -141,7 +141,7 @@ async def test_max_tokens_is_always_set(llm: FakeLLM, options: dict[str, Any], e
     llm.will(says(GOOD))
 
     async with narrator(llm) as openai:
-        await openai.narrate(task(options={"temperature": 0.2, **options}))
+        await tell(openai, task(options={"temperature": 0.2, **options}))
 
     assert llm.requests[0].body["max_tokens"] == expected
     assert llm.requests[0].body["temperature"] == 0.2
@@ -157,7 +157,7 @@ async def test_the_response_format_is_the_profiles(llm: FakeLLM, asked: Any, exp
     telling = task()
 
     async with narrator(llm, response_format=asked) as openai:
-        narration = await openai.narrate(telling)
+        narration = await tell(openai, telling)
 
     sent = llm.requests[0].body.get("response_format", {})
     assert sent.get("type") == expected
@@ -171,7 +171,7 @@ async def test_a_local_server_needs_no_key(llm: FakeLLM) -> None:
     llm.will(says(GOOD))
     openai = OpenAI(Profile(base_url=llm.url, model="any"))
 
-    await openai.narrate(task())
+    await tell(openai, task())
     await openai.close()
 
     assert "authorization" not in llm.requests[0].headers
@@ -186,7 +186,7 @@ async def sent_to(profile: Profile) -> Mapping[str, Any]:
         return httpx.Response(200, stream=httpx.ByteStream(completion(GOOD)))
 
     openai = OpenAI(profile, transport=httpx.MockTransport(catch))
-    await openai.narrate(task())
+    await tell(openai, task())
     await openai.close()
     return json.loads(caught[0])
 
@@ -216,7 +216,7 @@ async def test_a_good_answer_becomes_a_narration(llm: FakeLLM) -> None:
     llm.will(says(GOOD, usage=usage, model="fake-1"))
 
     async with narrator(llm) as openai:
-        narration = await openai.narrate(task())
+        narration = await tell(openai, task())
 
     assert narration.narrator == "openai"
     assert narration.output == {"scene": GOOD["scene"], "mood": "tense"}
@@ -234,7 +234,7 @@ async def test_nested_outputs_stay_nested_in_what_is_learned(llm: FakeLLM) -> No
     llm.will(says({**opening, "options": GOOD["options"]}))
 
     async with narrator(llm) as openai:
-        narration = await openai.narrate(task(outputs={"opening": {"scene": "scene", "mood": "str"}}))
+        narration = await tell(openai, task(outputs={"opening": {"scene": "scene", "mood": "str"}}))
 
     assert narration.learned == opening
 
@@ -254,7 +254,7 @@ async def test_usage_is_read_in_each_providers_words(llm: FakeLLM, usage: object
     llm.will(says(GOOD, usage=usage))
 
     async with narrator(llm) as openai:
-        narration = await openai.narrate(task())
+        narration = await tell(openai, task())
 
     assert narration.usage == expected
 
@@ -273,7 +273,7 @@ async def test_fences_and_prose_around_the_object_are_passed_over(llm: FakeLLM, 
     llm.will(says(content))
 
     async with narrator(llm) as openai:
-        narration = await openai.narrate(task())
+        narration = await tell(openai, task())
 
     assert narration.output["scene"] == GOOD["scene"]
     assert narration.attempts == 1
@@ -284,7 +284,7 @@ async def test_keep_alive_noise_before_the_answer_is_passed_over(llm: FakeLLM) -
     llm.will(keeps_alive(GOOD))
 
     async with narrator(llm) as openai:
-        assert (await openai.narrate(task())).attempts == 1
+        assert (await tell(openai, task())).attempts == 1
 
 
 async def test_a_models_wish_moves_nothing(llm: FakeLLM) -> None:
@@ -293,7 +293,7 @@ async def test_a_models_wish_moves_nothing(llm: FakeLLM) -> None:
     llm.will(says({**GOOD, "routing": {"next_event_type": "END"}, "hp": 99, "options": options}))
 
     async with narrator(llm) as openai:
-        narration = await openai.narrate(task())
+        narration = await tell(openai, task())
 
     assert narration.learned == {"scene": GOOD["scene"], "mood": "tense", "tone": "grim"}
     assert narration.options == {"strike": "Hit it again", "flee": "Run for it"}
@@ -305,7 +305,7 @@ async def test_a_warning_never_carries_words_of_the_model(llm: FakeLLM) -> None:
     llm.will(says({**GOOD, "blood": 1, "You are all fools!": 1}))
 
     async with narrator(llm) as openai:
-        narration = await openai.narrate(task())
+        narration = await tell(openai, task())
 
     assert narration.warnings == ("ignored: 2 more",)
 
@@ -315,7 +315,7 @@ async def test_null_stands_for_an_optional_part_left_out(llm: FakeLLM) -> None:
     llm.will(says({**GOOD, "mood": None, "clue": None, "ai_state": {"tone": None}}))
 
     async with narrator(llm) as openai:
-        narration = await openai.narrate(task())
+        narration = await tell(openai, task())
 
     assert narration.learned == {"scene": GOOD["scene"]}
     assert narration.attempts == 1
@@ -326,7 +326,7 @@ async def test_a_model_name_that_is_none_is_replaced_by_the_one_asked_for(llm: F
     llm.will(says(GOOD, model="<script>"))
 
     async with narrator(llm) as openai:
-        assert (await openai.narrate(task())).model == "asked-1"
+        assert (await tell(openai, task())).model == "asked-1"
 
 
 # What it asks again.
@@ -339,7 +339,7 @@ async def test_a_status_that_may_pass_is_tried_again(llm: FakeLLM, status: int) 
     llm.will(refuses(status), says(GOOD))
 
     async with narrator(llm, clock) as openai:
-        narration = await openai.narrate(task())
+        narration = await tell(openai, task())
 
     assert (narration.attempts, narration.rungs) == (2, ("json_object", "retry"))
     assert clock.slept == [0.5]
@@ -353,7 +353,7 @@ async def test_a_status_that_will_not_pass_is_not_tried_again(llm: FakeLLM, stat
 
     async with narrator(llm) as openai:
         with pytest.raises(NarratorUnavailable, match=f"at 127.0.0.1:\\d+ answered {status}, after 1 call") as refused:
-            await openai.narrate(task())
+            await tell(openai, task())
 
     assert len(llm.requests) == 1
     assert refused.value.facts == {"rungs": ("json_object",), "attempts": 1}
@@ -366,7 +366,7 @@ async def test_an_empty_balance_is_not_waited_for(llm: FakeLLM) -> None:
 
     async with narrator(llm) as openai:
         with pytest.raises(NarratorUnavailable, match=r"answered 429 \(insufficient_quota\), after 1 call"):
-            await openai.narrate(task())
+            await tell(openai, task())
 
 
 async def test_three_calls_are_the_most(llm: FakeLLM) -> None:
@@ -376,7 +376,7 @@ async def test_three_calls_are_the_most(llm: FakeLLM) -> None:
 
     async with narrator(llm, clock) as openai:
         with pytest.raises(NarratorUnavailable, match="answered 503, after 3 calls") as refused:
-            await openai.narrate(task())
+            await tell(openai, task())
 
     assert len(llm.requests) == WHOLE_TURN
     assert clock.slept == [0.5, 1.0]
@@ -389,7 +389,7 @@ async def test_jitter_takes_up_to_half_of_a_wait(llm: FakeLLM) -> None:
     llm.will(refuses(503), refuses(503), says(GOOD))
     openai = OpenAI(Profile(base_url=llm.url, model="any"), sleep=clock.sleep, jitter=lambda: 0.0)
 
-    await openai.narrate(task())
+    await tell(openai, task())
     await openai.close()
 
     assert clock.slept == [0.25, 0.5]
@@ -406,7 +406,7 @@ async def test_retry_after_is_honoured(llm: FakeLLM, value: str, waited: float) 
     llm.will(refuses(429, headers={"Retry-After": value}), says(GOOD))
 
     async with narrator(llm, clock) as openai:
-        await openai.narrate(task())
+        await tell(openai, task())
 
     assert clock.slept == [waited]
 
@@ -419,7 +419,7 @@ async def test_a_wait_beyond_the_budget_is_not_begun(llm: FakeLLM, value: str) -
 
     async with narrator(llm, clock) as openai:
         with pytest.raises(NarratorUnavailable) as refused:
-            await openai.narrate(task())
+            await tell(openai, task())
 
     assert clock.slept == []
     assert refused.value.facts["attempts"] == 1
@@ -449,7 +449,7 @@ async def test_what_is_no_completion_is_tried_again(llm: FakeLLM, failure: Any) 
     llm.will(failure, says(GOOD))
 
     async with narrator(llm) as openai:
-        assert (await openai.narrate(task())).attempts == 2
+        assert (await tell(openai, task())).attempts == 2
 
     assert len(llm.requests) == 2
 
@@ -462,7 +462,7 @@ async def test_no_connection_is_unavailable() -> None:
     openai = OpenAI(Profile(base_url=f"http://127.0.0.1:{port}", model="any"), sleep=Clock().sleep)
 
     with pytest.raises(NarratorUnavailable, match=rf"127\.0\.0\.1:{port} could not be reached.*after 3 calls"):
-        await openai.narrate(task())
+        await tell(openai, task())
     await openai.close()
 
 
@@ -472,7 +472,7 @@ async def test_a_compressed_answer_is_not_opened(llm: FakeLLM) -> None:
 
     async with narrator(llm) as openai:
         with pytest.raises(NarratorUnavailable, match="compressed its answer"):
-            await openai.narrate(task())
+            await tell(openai, task())
 
     assert len(llm.requests) == 1
 
@@ -507,7 +507,7 @@ async def test_an_answer_against_the_rules_is_asked_again(llm: FakeLLM, bad: Any
     llm.will(says(bad, usage={"prompt_tokens": 5}), says(GOOD, usage={"prompt_tokens": 6}))
 
     async with narrator(llm, clock) as openai:
-        narration = await openai.narrate(task())
+        narration = await tell(openai, task())
 
     first, second = (request.body["messages"] for request in llm.requests)
     assert (narration.attempts, narration.rungs) == (2, ("json_object", "retry"))
@@ -526,7 +526,7 @@ async def test_answers_never_within_the_rules_are_invalid(llm: FakeLLM, bad: Any
 
     async with narrator(llm) as openai:
         with pytest.raises(NarrationInvalid, match=r"answered, and .*, after 3 calls") as refused:
-            await openai.narrate(task())
+            await tell(openai, task())
 
     assert len(llm.requests) == WHOLE_TURN
     assert refused.value.facts == {"rungs": ("json_object", "retry"), "attempts": 3}
@@ -539,7 +539,7 @@ async def test_an_answer_cut_at_max_tokens_is_asked_to_be_shorter(llm: FakeLLM) 
     llm.will(says(json.dumps(GOOD)[:60], finish_reason="length"), says(GOOD))
 
     async with narrator(llm) as openai:
-        await openai.narrate(task())
+        await tell(openai, task())
 
     assert "cut off at max_tokens = 1200" in llm.requests[1].body["messages"][-1]["content"]
 
@@ -550,7 +550,7 @@ async def test_what_the_content_filter_cut_is_not_told(llm: FakeLLM) -> None:
 
     async with narrator(llm) as openai:
         with pytest.raises(NarrationInvalid, match="content filter"):
-            await openai.narrate(task())
+            await tell(openai, task())
 
 
 async def test_one_answer_is_enough_to_call_it_invalid(llm: FakeLLM) -> None:
@@ -559,7 +559,7 @@ async def test_one_answer_is_enough_to_call_it_invalid(llm: FakeLLM) -> None:
 
     async with narrator(llm) as openai:
         with pytest.raises(NarrationInvalid, match="answered 401, after 2 calls"):
-            await openai.narrate(task())
+            await tell(openai, task())
 
 
 async def test_what_was_wrong_is_remembered_over_a_broken_call(llm: FakeLLM) -> None:
@@ -567,7 +567,7 @@ async def test_what_was_wrong_is_remembered_over_a_broken_call(llm: FakeLLM) -> 
     llm.will(says("no json"), refuses(503), says(GOOD))
 
     async with narrator(llm) as openai:
-        await openai.narrate(task())
+        await tell(openai, task())
 
     assert llm.requests[1].body == llm.requests[2].body
     assert "could not be used" in llm.requests[2].body["messages"][-1]["content"]
@@ -581,7 +581,7 @@ async def test_a_call_that_hangs_is_left_and_tried_again(llm: FakeLLM) -> None:
     llm.will(hangs(), says(GOOD))
 
     async with narrator(llm, attempt_timeout_s=0.2) as openai:
-        assert (await openai.narrate(task())).attempts == 2
+        assert (await tell(openai, task())).attempts == 2
 
 
 @pytest.mark.parametrize("failure", [hangs(), drips(every_s=0.01)], ids=["silence", "slow drip"])
@@ -591,7 +591,7 @@ async def test_the_total_deadline_holds(llm: FakeLLM, failure: Any) -> None:
 
     async with narrator(llm, timeout_s=0.4) as openai, asyncio.timeout(PATIENCE_S):
         with pytest.raises(NarratorUnavailable, match=r"no usable answer within 0.4 s, after 1 call"):
-            await openai.narrate(task())
+            await tell(openai, task())
 
 
 async def test_waiting_for_a_free_place_counts_within_the_deadline(llm: FakeLLM) -> None:
@@ -599,7 +599,7 @@ async def test_waiting_for_a_free_place_counts_within_the_deadline(llm: FakeLLM)
     llm.will(hangs())
 
     async with narrator(llm, timeout_s=0.3, max_in_flight=1) as openai, asyncio.timeout(PATIENCE_S):
-        ended = await asyncio.gather(*(openai.narrate(task()) for _ in range(10)), return_exceptions=True)
+        ended = await asyncio.gather(*(tell(openai, task()) for _ in range(10)), return_exceptions=True)
 
     assert all(isinstance(end, NarratorUnavailable) for end in ended)
 
@@ -610,12 +610,12 @@ async def test_two_hundred_cancelled_calls_leave_the_narrator_able_to_answer(llm
     llm.will(*[hangs()] * max_in_flight, says(GOOD))
 
     async with narrator(llm, max_in_flight=max_in_flight) as openai:
-        calls = [asyncio.create_task(openai.narrate(task())) for _ in range(200)]
+        calls = [asyncio.create_task(tell(openai, task())) for _ in range(200)]
         assert await asyncio.to_thread(llm.wait_for_requests, max_in_flight)
         for call in calls:
             call.cancel()
         ended = await asyncio.gather(*calls, return_exceptions=True)
-        after = await asyncio.gather(*(openai.narrate(task()) for _ in range(max_in_flight * 2)))
+        after = await asyncio.gather(*(tell(openai, task()) for _ in range(max_in_flight * 2)))
 
     assert all(isinstance(end, asyncio.CancelledError) for end in ended)
     assert {narration.attempts for narration in after} == {1}
@@ -627,7 +627,7 @@ async def test_connections_are_used_again(llm: FakeLLM) -> None:
 
     async with narrator(llm) as openai:
         for _ in range(10):
-            await openai.narrate(task())
+            await tell(openai, task())
 
     assert len(llm.requests) == 11
     assert llm.connections == 1
@@ -638,8 +638,8 @@ async def test_a_narrator_keeps_no_cookies(llm: FakeLLM) -> None:
     llm.will(sends(response(200, completion(GOOD), {"Set-Cookie": "who=player-one"})), says(GOOD))
 
     async with narrator(llm) as openai:
-        await openai.narrate(task())
-        await openai.narrate(task())
+        await tell(openai, task())
+        await tell(openai, task())
 
     assert "cookie" not in llm.requests[1].headers
 
@@ -652,7 +652,7 @@ async def test_a_proxy_of_the_environment_is_not_used_for_this_machine(
     llm.will(says(GOOD))
 
     async with narrator(llm) as openai:
-        assert (await openai.narrate(task())).attempts == 1
+        assert (await tell(openai, task())).attempts == 1
 
 
 # In the flow.
@@ -688,7 +688,7 @@ async def test_no_log_line_holds_a_key_a_prompt_or_a_players_text(
 
     with caplog.at_level(logging.INFO):
         async with narrator(llm) as openai:
-            await openai.narrate(task())
+            await tell(openai, task())
 
     lines = [record.getMessage() for record in caplog.records]
     assert [line for line in lines if "call 1 of 3" in line and "answered 500 (busy)" in line]

@@ -227,7 +227,7 @@ async def test_an_event_for_operators_is_forbidden_to_players(serve):
 
 async def test_two_turns_at_once_on_a_session_and_one_is_played(serve):
     class Waiting(Offline):
-        async def narrate(self, task):
+        async def narrate(self, task, _release):
             await asyncio.sleep(0.05)
             return self.tell(task)
 
@@ -253,7 +253,7 @@ async def test_two_turns_at_once_on_a_session_and_one_is_played(serve):
 )
 async def test_a_narrator_that_fails_leaves_the_session_as_it_was(serve, failure, status, code):
     class Failing(Offline):
-        async def narrate(self, _):
+        async def narrate(self, _, _release):
             raise failure
 
     web = await serve(narrator=Failing())
@@ -525,7 +525,7 @@ async def test_other_origins_may_call_only_where_they_are_named(serve):
 
 async def test_a_turn_goes_on_when_its_client_goes_away_and_shutdown_waits_for_it():
     class Slow(Offline):
-        async def narrate(self, task):
+        async def narrate(self, task, _release):
             began.set()
             await asyncio.sleep(0.05)
             return self.tell(task)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tasks import GOOD, task
+from tasks import GOOD, task, tell
 
 from runtime import loader
 from runtime.errors import NarrationInvalid, NarratorUnavailable
@@ -23,7 +23,7 @@ async def test_answers_are_told_in_order() -> None:
     """One item a turn; each is a narration as a model's answer would be."""
     scripted = Scripted([GOOD, {**GOOD, "scene": "It is quiet now."}])
 
-    first, second = [await scripted.narrate(task()) for _ in range(2)]
+    first, second = [await tell(scripted, task()) for _ in range(2)]
 
     assert first.output == {"scene": GOOD["scene"], "mood": "tense"}
     assert first.options == {"strike": "Hit it again", "flee": "Run for it"}
@@ -43,7 +43,7 @@ async def test_an_answer_may_be_made_of_the_task() -> None:
     def echo(telling: Task) -> dict[str, Any]:
         return {**GOOD, "options": [{"key": offer.key, "text": offer.text} for offer in telling.offer]}
 
-    narration = await Scripted([echo]).narrate(task())
+    narration = await tell(Scripted([echo]), task())
 
     assert narration.options == {"strike": "Strike again", "flee": "Run for the door"}
 
@@ -53,18 +53,18 @@ async def test_an_exception_in_the_list_is_raised() -> None:
     scripted = Scripted([NarratorUnavailable("the model is away"), GOOD])
 
     with pytest.raises(NarratorUnavailable, match="the model is away"):
-        await scripted.narrate(task())
+        await tell(scripted, task())
 
-    assert (await scripted.narrate(task())).output["scene"] == GOOD["scene"]
+    assert (await tell(scripted, task())).output["scene"] == GOOD["scene"]
 
 
 async def test_past_the_end_there_is_no_answer() -> None:
     """The error counts the turns and says what to add."""
     scripted = Scripted([GOOD])
-    await scripted.narrate(task())
+    await tell(scripted, task())
 
     with pytest.raises(NarratorUnavailable, match="no answer for turn 2") as refused:
-        await scripted.narrate(task())
+        await tell(scripted, task())
 
     assert refused.value.facts == {"rungs": ("scripted",), "attempts": 1}
 
@@ -85,12 +85,12 @@ async def test_an_answer_is_judged_as_a_models_would_be(bad: dict[str, Any], rul
     scripted = Scripted([bad, GOOD])
 
     with pytest.raises(NarrationInvalid, match=f"answer 1 breaks the rules: .*{rule}"):
-        await scripted.narrate(task())
+        await tell(scripted, task())
 
 
 async def test_a_wish_is_dropped_with_a_warning() -> None:
     """As for a model: nothing that it writes can name an event."""
-    narration = await Scripted([{**GOOD, "routing": {"next_event_type": "END"}}]).narrate(task())
+    narration = await tell(Scripted([{**GOOD, "routing": {"next_event_type": "END"}}]), task())
 
     assert narration.output.keys() == {"scene", "mood"}
     assert narration.warnings == ("ignored: routing",)
@@ -101,9 +101,9 @@ async def test_every_task_is_seen() -> None:
     scripted = Scripted([GOOD])
     telling = task()
 
-    await scripted.narrate(telling)
+    await tell(scripted, telling)
     with pytest.raises(NarratorUnavailable):
-        await scripted.narrate(telling)
+        await tell(scripted, telling)
 
     assert scripted.seen == [telling, telling]
 
@@ -112,7 +112,7 @@ async def test_the_answers_stay_as_they_were() -> None:
     """A narration shares nothing with the list that it came from."""
     answers = [{"opening": {"scene": "A lamp burns."}, "options": GOOD["options"]}]
 
-    narration = await Scripted(answers).narrate(task(outputs={"opening": {"scene": "scene"}}))
+    narration = await tell(Scripted(answers), task(outputs={"opening": {"scene": "scene"}}))
 
     assert narration.output["opening"] == answers[0]["opening"]
     assert narration.output["opening"] is not answers[0]["opening"]
@@ -132,8 +132,8 @@ async def lantern() -> Task:
 
 async def test_fill_has_offline_tell_what_an_answer_leaves_out(lantern: Task) -> None:
     """What was filled is listed by path and can't be learned from; what was written can."""
-    told = await Scripted([{"ai_state": {"title": "A Title of Its Own"}}], fill=True).narrate(lantern)
-    whole = await Scripted([{}], fill=True).narrate(lantern)
+    told = await tell(Scripted([{"ai_state": {"title": "A Title of Its Own"}}], fill=True), lantern)
+    whole = await tell(Scripted([{}], fill=True), lantern)
 
     assert told.learned == {"title": "A Title of Its Own"}
     assert told.ai_state["title"] == "A Title of Its Own"
@@ -146,7 +146,7 @@ async def test_fill_has_offline_tell_what_an_answer_leaves_out(lantern: Task) ->
 
 async def test_an_empty_answer_with_fill_is_offlines_own(lantern: Task) -> None:
     """Nothing of it is machine-made, and nothing can be learned from it."""
-    told = await Scripted([{}], fill=True).narrate(lantern)
+    told = await tell(Scripted([{}], fill=True), lantern)
 
     assert told.learned == {}
     assert (told.ai_generated, told.model) == (False, None)
@@ -156,10 +156,10 @@ async def test_an_empty_answer_with_fill_is_offlines_own(lantern: Task) -> None:
 async def test_fill_still_judges_what_was_written(lantern: Task) -> None:
     """Filling mends what is missing, not what is wrong."""
     with pytest.raises(NarrationInvalid, match="options"):
-        await Scripted([{"options": [{"key": "fly", "text": "Fly"}]}], fill=True).narrate(lantern)
+        await tell(Scripted([{"options": [{"key": "fly", "text": "Fly"}]}], fill=True), lantern)
 
 
 async def test_without_fill_a_missing_part_is_a_fault() -> None:
     """The default: a list of answers is a list of whole answers."""
     with pytest.raises(NarrationInvalid):
-        await Scripted([{}]).narrate(task())
+        await tell(Scripted([{}]), task())

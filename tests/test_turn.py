@@ -358,9 +358,9 @@ class Slow(Offline):
         super().__init__()
         self.gate = asyncio.Event()
 
-    async def narrate(self, task):
+    async def narrate(self, task, release):
         await self.gate.wait()
-        return await super().narrate(task)
+        return await super().narrate(task, release)
 
 
 async def test_of_two_turns_at_once_one_is_played(start):

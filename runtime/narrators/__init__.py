@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
 
-from runtime.session import Usage
+from runtime.session import Spent, Usage
 
 if TYPE_CHECKING:
     from runtime.constraints import Bounds
     from runtime.machine import Machine
     from runtime.model import Edge
+    from runtime.narrators.release import Release
     from runtime.prompt import Message, Prompt
     from runtime.session import Offer, Outcome, Session
 
@@ -24,6 +25,7 @@ class Task(Struct, frozen=True, kw_only=True):
     `inputs` is what prompts and `say` may read; `scope` is what expressions read, secrets too.
     `offer` is what will be offered next, in its authored words. `schema` is the JSON Schema of
     the answer: outputs, `ai_state`, and `options` as [{key, text}] in the offer's order.
+    `deadline_s` is how long the narrator may take in all, in seconds.
     """
 
     machine: Machine
@@ -37,6 +39,7 @@ class Task(Struct, frozen=True, kw_only=True):
     bounds: Bounds
     messages: tuple[Message, ...]
     schema: Mapping[str, Any]
+    deadline_s: float = 45.0
 
 
 class Narration(Struct, frozen=True, kw_only=True):
@@ -58,6 +61,7 @@ class Narration(Struct, frozen=True, kw_only=True):
     rungs: tuple[str, ...] = ()
     fallback: tuple[str, ...] = ()
     usage: Usage = Usage()
+    spent: Spent = Spent()
     said: Mapping[str, int] = {}
     warnings: tuple[str, ...] = ()
 
@@ -67,8 +71,12 @@ class Narrator(Protocol):
 
     name: str
 
-    async def narrate(self, task: Task) -> Narration:
-        """Tell the task.
+    async def open(self) -> None:
+        """Get ready: called once, before the first telling. What fails here fails no start."""
+        ...
+
+    async def narrate(self, task: Task, release: Release) -> Narration:
+        """Tell the task; what is already known to stand may be fed to `release` as it comes.
 
         Raises NarratorUnavailable where no answer came, NarrationInvalid where none was valid.
         """

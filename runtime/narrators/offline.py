@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime.constraints import AI_STATE_CHARS, find_term, fit, mask
 from runtime.fragments import Draw, draws
@@ -27,6 +27,9 @@ from runtime.narrators.telling import Draft, Telling
 from runtime.prompt import PromptError, say
 from runtime.session import Offer
 from runtime.terms import free_mark
+
+if TYPE_CHECKING:
+    from runtime.narrators.release import Release
 
 TEXT_KINDS = frozenset({"scene", "text", "str", "option"})
 MEMORY = "memory_summary"
@@ -43,7 +46,10 @@ class Offline:
 
     name = "offline"
 
-    async def narrate(self, task: Task) -> Narration:
+    async def open(self) -> None:
+        """Nothing needs to be made ready."""
+
+    async def narrate(self, task: Task, release: Release) -> Narration:  # noqa: ARG002 - it is told at once
         """Tell the task."""
         return tell(task)
 

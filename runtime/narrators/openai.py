@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from runtime.narrators import Narration, Task
+    from runtime.narrators.release import Release
 
 __all__ = ["OpenAI", "Profile", "deepseek"]
 
@@ -145,7 +146,10 @@ class OpenAI:
             follow_redirects=False,
         )
 
-    async def narrate(self, task: Task) -> Narration:
+    async def open(self) -> None:
+        """Nothing is connected before the first call."""
+
+    async def narrate(self, task: Task, release: Release) -> Narration:  # noqa: ARG002
         """Ask for the task's narration, at most three times within `profile.timeout_s`.
 
         Raises NarratorUnavailable where no answer came and NarrationInvalid where answers came and

@@ -14,6 +14,7 @@ from runtime.narrators.offline import Offline
 
 if TYPE_CHECKING:
     from runtime.narrators import Narration, Task
+    from runtime.narrators.release import Release
 
 Item = Mapping[str, Any] | Exception | Callable[["Task"], Mapping[str, Any]]
 """A model's JSON answer, an exception to raise, or what makes an answer of the task."""
@@ -34,7 +35,10 @@ class Scripted:
         self._offline = Offline() if fill else None
         self.seen: list[Task] = []
 
-    async def narrate(self, task: Task) -> Narration:
+    async def open(self) -> None:
+        """Nothing needs to be made ready."""
+
+    async def narrate(self, task: Task, release: Release) -> Narration:  # noqa: ARG002 - it is told at once
         """Tell the next item.
 
         Raises the item where it is an exception, NarratorUnavailable past the end of the list, and
