@@ -11,13 +11,13 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Generator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
+from duckdb_journal import journal_file, opened  # noqa: F401 - a fixture
 from journal_entries import entry_after, line_of
 
 from runtime.errors import StoreUnavailable
@@ -29,23 +29,6 @@ from runtime.stores.duckdb import DuckDBStore
 from runtime.stores.headfile import HeadFile, Link
 from runtime.stores.inspecting import inspect
 from runtime.stores.lockfile import LockFile, Owner, owner_of
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    """Where the journal is; its folder doesn't exist yet, and has a name that SQL would trip over."""
-    return tmp_path / "it's 灯" / "journal.duckdb"
-
-
-@asynccontextmanager
-async def opened(file: Path, **settings: Any) -> AsyncIterator[DuckDBStore]:
-    """An open store, closed at the end."""
-    store = DuckDBStore(file, **settings)
-    await store.open()
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 def rows_of(entries: list[Entry]) -> list[Row]:

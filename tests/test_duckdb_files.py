@@ -9,12 +9,11 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pytest
+from duckdb_journal import journal_file, opened  # noqa: F401 - a fixture
 from journal_entries import SCENE, entry_after, is_whole, line_of
 
 from runtime.errors import StoreUnavailable, ValidationError
@@ -42,23 +41,6 @@ async def main():
 asyncio.run(main())
 """
 """Appends four entries to each session named, and dies: they stand in the write-ahead log."""
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    """Where the journal is; its folder doesn't exist yet, and has a name that SQL would trip over."""
-    return tmp_path / "it's 灯" / "journal.duckdb"
-
-
-@asynccontextmanager
-async def opened(file: Path, **settings: Any) -> AsyncIterator[DuckDBStore]:
-    """An open store, closed at the end."""
-    store = DuckDBStore(file, **settings)
-    await store.open()
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 def beside(file: Path, suffix: str) -> Path:

@@ -12,14 +12,13 @@ import stat
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import msgspec
 import pytest
+from duckdb_journal import journal_file, opened  # noqa: F401 - a fixture
 from journal_entries import entry_after, is_whole, line_of
 
 from runtime.errors import StaleTurn, StoreUnavailable
@@ -31,23 +30,6 @@ from runtime.stores.lockfile import Owner, owner_of
 SCALE = int(os.environ.get("EDGEWISE_TEST_SCALE", "1"))
 """How many times as much chance to find something as in a plain run."""
 CHILD = Path(__file__).parent / "journal_child.py"
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    """Where the journal is; its folder doesn't exist yet, and has a name that SQL would trip over."""
-    return tmp_path / "it's 灯" / "journal.duckdb"
-
-
-@asynccontextmanager
-async def opened(file: Path, **settings: Any) -> AsyncIterator[DuckDBStore]:
-    """An open store, closed at the end."""
-    store = DuckDBStore(file, **settings)
-    await store.open()
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 async def filled(file: Path, count: int = 3) -> None:
