@@ -1,9 +1,12 @@
 """Forbidden terms: finding them however they are spelled, and covering them.
 
 Texts are compared folded: compatibility forms (full-width letters, ligatures, circled letters)
-and case fall together, accents are taken apart, and what has no width is dropped. A term that
-begins or ends with a Latin letter or digit must begin or end a word there, so that `rule` is not
-found in `ruler`; other scripts have no word bounds.
+and case fall together, traditional characters become simplified ones, accents are taken apart,
+and what has no width is dropped. So is what was inserted between two letters of a script without
+word bounds (`血*腥`, `血 腥`, `血·腥`, `血🔥腥`, `血(腥)`): blanks, symbols, emoji, brackets, and any
+mark that ends no clause. Marks that do (`。！？，、；：…——`) and quotes stand between two words, and
+nothing is seen across them. A term that begins or ends with a Latin letter or digit must begin or
+end a word there, so that `rule` is not found in `ruler`; other scripts have no word bounds.
 """
 
 from __future__ import annotations
@@ -11,27 +14,63 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import groupby
 
 from msgspec import Struct
+from opencc import OpenCC
 
 MARKS = ("＊", "*", "□", "·", "○", "—", "_", "-", "…", "x")
 """What covers a term, in the order tried: the first for wide letters, the second for others, the rest for need."""
 
 _LETTER = r"a-z0-9\u00df-\u024f"
 _ACCENT = r"\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20f0\u3099\u309a"
+_VOICED = r"\u3099\u309a"
 _INVISIBLE = re.compile(r"[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0\ufe00-\ufe0f\U000e0100-\U000e01ef]")
-_FOLDS = re.compile(r"[^\x00-@\[-\x7f—‘’“”、。《》「」『』\u3400-\u9fff\uac00-\ud7a3]")
-"""What folding may change. Hangul syllables stay whole: taken apart, one would begin another."""
+_KEPT = r"\x00-@\[-\x7f—…‘’“”、。《》「」『』\uac00-\ud7a3"
+"""What folding leaves alone. Hangul syllables stay whole: taken apart, one would begin another."""
+_HAN = (0x3400, 0xA000)
+
+_UNBOUND = (
+    r"\u3005\u3007\u3041-\u3096\u3099\u309a\u30a1-\u30fa\u30fc-\u30ff\u3400-\u9fff\uac00-\ud7a3\U00020000-\U0003ffff"
+)
+"""Letters of scripts without word bounds, folded: Han, kana, Hangul."""
+_INSERTED = (
+    r"\s#$%&*+\-./<=>@\\^_`|~()\[\]{}\u00a1-\u00b6\u00b8-\u00bf\u00b7\u00d7\u00f7\u02c2-\u02df\u0300-\u036f\u1ab0-\u1aff"
+    r"\u1dc0-\u1dff\u2010-\u2012\u2016\u2017\u2020-\u2023\u2027\u2030-\u2038\u203b\u203e-\u205e\u20a0-\u20f0\u2190-\u2bff"
+    r"\u2e00-\u2e39\u2e3c-\u2e5d\u3003\u3004\u3010-\u301b\u301c\u3020\u3030\u3036\u3037\u303e\u303f\u30fb\ue000-\uf8ff"
+    r"\ufffc\ufffd\U0001f000-\U0001faff"
+)
+"""What may be inserted, folded: blanks, symbols, emoji, brackets, hyphens, dots; `..` is an ellipsis and no dot."""
+_RUNS = re.compile(f"[{_INSERTED}]+(?=[{_UNBOUND}])")
+_is_unbound = re.compile(f"[{_UNBOUND}]").match
 
 
-@lru_cache(maxsize=4096)
+@cache
+def _converter() -> OpenCC:
+    return OpenCC("t2s")
+
+
+@cache
+def _folds() -> re.Pattern[str]:
+    """What folding may change: among Han letters, the traditional ones."""
+    letters = [chr(code) for code in range(*_HAN)]
+    simple = _converter().convert("\n".join(letters)).split("\n")
+    runs = groupby(range(len(letters)), key=lambda index: letters[index] == simple[index])
+    kept = [list(run) for is_same, run in runs if is_same]
+    ranges = "".join(f"{letters[run[0]]}-{letters[run[-1]]}" for run in kept)
+    return re.compile(f"[^{_KEPT}{ranges}]")
+
+
+@lru_cache(maxsize=8192)
 def _folded(letter: str) -> str:
     """One code point folded: '' for what has no width."""
     if _INVISIBLE.match(letter) or unicodedata.category(letter) == "Cf":
         return ""
-    return unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", letter).casefold())
+    if letter == "…":
+        return letter
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", letter).casefold())
+    return plain if plain.isascii() else _converter().convert(plain)
 
 
 def _fold_match(match: re.Match[str]) -> str:
@@ -39,8 +78,23 @@ def _fold_match(match: re.Match[str]) -> str:
 
 
 def fold(text: str) -> str:
-    """The text as terms are compared; every code point is folded for itself."""
-    return text.lower() if text.isascii() else _FOLDS.sub(_fold_match, text)
+    """The text as terms are compared, what was inserted still in it; every code point is folded for itself."""
+    return text.lower() if text.isascii() else _folds().sub(_fold_match, text)
+
+
+def _is_inserted(run: re.Match[str]) -> bool:
+    before = run.start() - 1
+    return before >= 0 and bool(_is_unbound(run.string, before)) and ".." not in run.group()
+
+
+def _joined(run: re.Match[str]) -> str:
+    return "" if _is_inserted(run) else run.group()
+
+
+def _seen(text: str) -> str:
+    """The text folded, without what was inserted."""
+    folded = fold(text)
+    return folded if folded.isascii() else _RUNS.sub(_joined, folded)
 
 
 class _Term(Struct, frozen=True):
@@ -63,7 +117,7 @@ _NEVER = r"(?!)"
 
 @lru_cache(maxsize=512)
 def _compiled(terms: tuple[str, ...]) -> _Terms:
-    folded = {term: fold(term).strip() for term in terms}
+    folded = {term: _seen(term).strip() for term in terms}
     held = "".join(folded.values())
     free = [mark for mark in MARKS if fold(mark) not in held]
     spelled = sorted({short for short in folded.values() if short})
@@ -90,13 +144,15 @@ def _screen(folded: list[str]) -> re.Pattern[str]:
 
 def _pattern(folded: str) -> re.Pattern[str]:
     before = f"(?<![{_LETTER}{_ACCENT}])" if _is_letter(folded[0]) else ""
-    after = f"(?![{_LETTER}{_ACCENT}])" if _is_letter(folded[-1]) else f"(?![{_ACCENT}])"
-    return re.compile(before + re.escape(folded) + after)
+    after = _LETTER + _ACCENT if _is_letter(folded[-1]) else _VOICED if _is_unbound(folded[-1]) else _ACCENT
+    return re.compile(f"{before}{re.escape(folded)}(?![{after}])")
 
 
 def find_term(text: str, terms: tuple[str, ...]) -> str | None:
     """The first of `terms`, in their order, that stands in the text, as the terms spell it; None where none does."""
-    seen = fold(text)
+    if not terms:
+        return None
+    seen = _seen(text)
     compiled = _compiled(terms)
     if not compiled.screen.search(seen):
         return None
@@ -128,10 +184,13 @@ def _masked(text: str, terms: _Terms) -> str:
 
 
 def _spans(text: str, terms: _Terms) -> Iterator[tuple[int, int]]:
-    """Where terms stand in the text as written: from and to, in code points."""
+    """Where terms stand in the text as written: from and to, in code points, with what was inserted."""
     pieces = [fold(letter) for letter in text]
     origin = [index for index, piece in enumerate(pieces) for _ in piece]
     seen = "".join(pieces)
+    for run in reversed([run for run in _RUNS.finditer(seen) if _is_inserted(run)]):
+        seen = seen[: run.start()] + seen[run.end() :]
+        del origin[run.start() : run.end()]
     for term in terms.terms:
         for match in term.pattern.finditer(seen):
             yield origin[match.start()], origin[match.end() - 1] + 1

@@ -20,7 +20,7 @@ FLOORS = (
     ("words", r"errors|model|session|formats|progress"),
     (
         "languages",
-        r"expression|prompt|template|budget|filters|source|outputs|document|flow_yaml|places|cuts|fullwidth|cutting|terms|quoting|tokens",
+        r"expression|prompt|template|budget|filters|source|layout|outputs|document|flow_yaml|places|cuts|fullwidth|cutting|terms|quoting|tokens",
     ),
     (
         "rules",
@@ -39,6 +39,7 @@ DOORS = {
     "cel_expr_python": {"runtime.expression"},
     "yaml": {"runtime.document"},
     "jinja2": {"runtime.template"},
+    "opencc": {"runtime.terms"},
     "httpx": {"runtime.narrators.openai", "server.owner", "server.play.remote"},
     "httpx_aiohttp": {"runtime.narrators.openai"},
     "aiohttp": {"runtime.narrators.openai"},

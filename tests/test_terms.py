@@ -1,0 +1,97 @@
+"""Forbidden terms: seen through symbols, through the two ways of writing Chinese, and across no clause."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.terms import find_term, mask
+
+SYMBOLS = "* ＊ · • . ． - ‐ _ ~ ～ 〜 / | + = @ # × → ★ ■ 🔥 👍🏽 ❤️ 👨‍👩‍👧 ・ ( ) 【 】 [ ]"
+INSERTED = [*SYMBOLS.split(), " ", "\u3000", "\t", "\n", "\u0336", "\u20e0", "\u200b", "\u2060", "* "]
+CLAUSE_ENDS = ["...", "。\n", *"。 ！ ？ ， 、 ； ： …… … —— — , ! ? ; : “ 」".split()]
+
+
+@pytest.mark.parametrize("between", INSERTED)
+def test_a_symbol_between_two_han_letters_is_seen_through(between):
+    text = f"一片血{between}腥的景象"
+
+    assert find_term(text, ("血腥",)) == "血腥"
+    assert find_term(mask(text, ("血腥",)), ("血腥",)) is None
+
+
+@pytest.mark.parametrize("between", CLAUSE_ENDS)
+def test_a_mark_that_ends_a_clause_joins_no_two_words(between):
+    text = f"他身上有血{between}腥味扑鼻"
+
+    assert find_term(text, ("血腥",)) is None
+    assert mask(text, ("血腥",)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "term"),
+    [
+        ("血a腥", "血腥"),
+        ("血1腥", "血腥"),
+        ("血的腥", "血腥"),
+        ("*血", "血腥"),
+        ("a.b", "ab"),
+        ("d-i-c-e", "dice"),
+        ("血.a", "血a"),
+    ],
+)
+def test_letters_are_no_symbols_and_latin_words_are_not_joined(text, term):
+    assert find_term(text, (term,)) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "term"),
+    [
+        ("他殺死了守衛", "杀死"),
+        ("他杀死了守卫", "殺死"),
+        ("頭髮散亂", "头发"),
+        ("賭＊博", "赌博"),
+        ("毒\u200b·品", "毒品"),
+        ("裡面", "里面"),
+        ("裏面", "里面"),
+        ("⾎腥", "血腥"),
+        ("ひ・み・つ", "ひみつ"),
+        ("비 밀", "비밀"),
+        ("约翰史密斯", "约翰·史密斯"),
+        ("约翰・史密斯", "约翰·史密斯"),
+        ("𠀾", "𠀾"),
+    ],
+)
+def test_simplified_and_traditional_fall_together(text, term):
+    assert find_term(text, (term,)) == term
+
+
+def test_a_mask_covers_what_was_inserted_too():
+    assert mask("一片血 * 腥！", ("血腥",)) == "一片＊***＊！"
+    assert mask("他殺🔥死了", ("杀死",)) == "他＊＊＊了"
+
+
+def test_what_a_mask_leaves_can_be_no_term_again():
+    assert mask("骰骰子子", ("骰子",)) == "＊＊＊＊"
+
+
+@pytest.mark.parametrize("text", ["が", "한글"])
+def test_a_letter_and_its_voiced_form_are_two_letters(text):
+    assert find_term(text, ("か", "하")) is None
+
+
+@given(st.lists(st.sampled_from(["血", "腥", "殺", "。", "…", "，", "\u0336", *INSERTED]), max_size=20))
+def test_masking_any_mixture_leaves_no_term(parts):
+    terms = ("血腥", "杀", "*", "·")
+    text = "".join(parts)
+
+    masked = mask(text, terms)
+
+    assert len(masked) == len(text)
+    assert find_term(masked, terms) is None
+
+
+@given(st.text(alphabet="血腥殺杀 *·。…🔥a", max_size=30), st.text(alphabet="血腥殺杀 *·。…🔥a", max_size=30))
+def test_a_term_stays_found_whatever_stands_around_it(before, after):
+    assert find_term(f"{before}，血*腥，{after}", ("血腥",)) == "血腥"
