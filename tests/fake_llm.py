@@ -1,10 +1,11 @@
-"""A chat API on a loopback socket that behaves as it is told, well or badly, one behaviour a request.
+"""The fake provider (`edgewise fake-llm`) in a thread, told by a test what to answer, one behaviour a request.
 
     with FakeLLM() as llm:
         llm.will(refuses(503), says({"scene": "…"}))
         profile = Profile(base_url=llm.url, model="any")
 
-It runs in a thread of its own, so that tests of any colour and other processes can use it.
+A well-told answer is streamed where a stream was asked for. It runs in a thread of its own, so that
+tests of any colour and other processes can use it.
 """
 
 from __future__ import annotations
@@ -14,49 +15,44 @@ import gzip
 import json
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from msgspec import Struct
+from msgspec.structs import replace
 
-HEAD_END = b"\r\n\r\n"
+from server.fake.http import Asked, Behaviour, chunk, converse, head_of, response
+from server.fake.reply import Reply, body_of, end_of, events_of
+from server.fake.sending import CHUNKED, EVENTS, send
 
-
-class Asked(Struct, frozen=True):
-    """One request as it came: header names in lower case, the body as JSON."""
-
-    path: str
-    headers: Mapping[str, str]
-    body: Mapping[str, Any]
+__all__ = ["Asked", "Behaviour", "FakeLLM", "Reply", "completion", "cuts_off", "drips", "hangs", "hangs_up"]
+__all__ += ["keeps_alive", "refuses", "response", "says", "sends", "zips"]
 
 
-Behaviour = Callable[[asyncio.StreamWriter], Awaitable[None]]
-"""Answers one request by writing to the connection; closing it is part of the answer."""
+def reply_of(answer: Mapping[str, Any] | str | None, **more: Any) -> Reply:
+    """The answer as the provider would send it; `model`, `usage` and `finish_reason` may be given."""
+    content = json.dumps(answer, ensure_ascii=False) if isinstance(answer, Mapping) else answer
+    return Reply(content=content, finish=more.pop("finish_reason", "stop"), **more)
 
 
 def completion(answer: Mapping[str, Any] | str | None, **more: Any) -> bytes:
-    """A chat completion whose content is the answer; `model`, `usage` and `finish_reason` may be given."""
-    content = json.dumps(answer, ensure_ascii=False) if isinstance(answer, Mapping) else answer
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": content},
-        "finish_reason": more.pop("finish_reason", "stop"),
-    }
-    return json.dumps({"object": "chat.completion", "model": "fake-1", "choices": [choice], **more}).encode()
+    """The body of a chat completion whose content is the answer."""
+    return body_of(reply_of(answer, **more))
 
 
-def response(status: int, body: bytes, headers: Mapping[str, str | None] | None = None) -> bytes:
-    """An HTTP response whole; `headers` replace the usual ones, and None leaves one out."""
-    fields = {"Content-Type": "application/json", "Content-Length": str(len(body)), **(headers or {})}
-    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items() if value is not None)
-    return f"HTTP/1.1 {status} Fake\r\n{head}\r\n".encode() + body
+def replies(reply: Reply) -> Behaviour:
+    """Send this, as a stream or not, as it is asked for."""
+
+    async def behave(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        await send(replace(reply, streams=asked.streams, with_usage=asked.wants_usage), writer)
+
+    return behave
 
 
 def sends(raw: bytes, *, then_close: bool = False) -> Behaviour:
-    """Write these bytes, whatever they are."""
+    """Write these bytes, whatever they are and whatever was asked for."""
 
-    async def behave(writer: asyncio.StreamWriter) -> None:
+    async def behave(_: Asked, writer: asyncio.StreamWriter) -> None:
         writer.write(raw)
         await writer.drain()
         if then_close:
@@ -67,24 +63,32 @@ def sends(raw: bytes, *, then_close: bool = False) -> Behaviour:
 
 def says(answer: Mapping[str, Any] | str | None, **more: Any) -> Behaviour:
     """Answer well: the content of a chat completion."""
-    return sends(response(200, completion(answer, **more)))
+    return replies(reply_of(answer, **more))
 
 
 def refuses(status: int, error: object = None, headers: Mapping[str, str] | None = None) -> Behaviour:
     """Answer with a status and, where given, the provider's `error`."""
-    return sends(response(status, json.dumps({"error": error}).encode(), headers))
+    return replies(Reply(status=status, error=error, headers=headers or {}))
 
 
 def keeps_alive(answer: Mapping[str, Any], blank_lines: int = 20) -> Behaviour:
-    """Send blank lines before the completion, as DeepSeek does while it is busy."""
-    return sends(response(200, b"\n" * blank_lines + completion(answer)))
+    """Send blank lines, or comments in a stream, before the answer, as DeepSeek does while it is busy."""
+    return replies(replace(reply_of(answer), noise=blank_lines))
 
 
 def cuts_off(answer: Mapping[str, Any], *, keep: int, announced: bool) -> Behaviour:
-    """Send only the first `keep` bytes of the completion; `announced` = the whole length was promised."""
+    """Send only the first `keep` bytes of the body; `announced` = the whole length was promised (no stream has one)."""
+    reply = reply_of(answer)
     whole = completion(answer)
     length = {"Content-Length": str(len(whole)) if announced else None, "Connection": "close"}
-    return sends(response(200, whole[:keep], length), then_close=True)
+
+    async def behave(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        events = b"".join(event for event, _ in events_of(reply)) + end_of(reply)
+        streamed = head_of(200, {**EVENTS, **CHUNKED}) + chunk(events[:keep])
+        plain = response(200, whole[:keep], length)
+        await sends(streamed if asked.streams else plain, then_close=True)(asked, writer)
+
+    return behave
 
 
 def zips(answer: Mapping[str, Any]) -> Behaviour:
@@ -100,23 +104,27 @@ def hangs_up() -> Behaviour:
 def hangs() -> Behaviour:
     """Never answer."""
 
-    async def behave(_: asyncio.StreamWriter) -> None:
+    async def behave(_: Asked, __: asyncio.StreamWriter) -> None:
         await asyncio.Event().wait()
 
     return behave
 
 
 def drips(*, every_s: float) -> Behaviour:
-    """Promise a large answer and send one blank of it at a time, without end."""
+    """Begin an answer and send one blank of it at a time, without end."""
 
-    async def behave(writer: asyncio.StreamWriter) -> None:
-        writer.write(response(200, b"", {"Content-Length": "200000"}))
+    async def behave(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(head_of(200, {**EVENTS, **CHUNKED}) if asked.streams else _large())
         while True:
-            writer.write(b" ")
+            writer.write(chunk(b"\n") if asked.streams else b" ")
             await writer.drain()
             await asyncio.sleep(every_s)
 
     return behave
+
+
+def _large() -> bytes:
+    return response(200, b"", {"Content-Length": "200000"})
 
 
 class FakeLLM:
@@ -176,30 +184,12 @@ class FakeLLM:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.append(writer)
-        try:
-            while not writer.is_closing():
-                asked = await _read_request(reader)
-                behave = self._next(asked)
-                await behave(writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return
-        except asyncio.CancelledError:
-            # The server is stopping; a stream's task must not end cancelled, or asyncio logs it.
-            return
-        finally:
-            writer.close()
+        await converse(reader, writer, self._next)
 
-    def _next(self, asked: Asked) -> Behaviour:
+    async def _next(self, asked: Asked, writer: asyncio.StreamWriter) -> None:
         with self._arrived:
             self.requests.append(asked)
             self._last = self._script.popleft() if self._script else self._last
             self._arrived.notify_all()
-            return self._last
-
-
-async def _read_request(reader: asyncio.StreamReader) -> Asked:
-    head = (await reader.readuntil(HEAD_END)).decode("latin-1")
-    first, *lines = head.strip().split("\r\n")
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    body = await reader.readexactly(int(headers.get("content-length", "0")))
-    return Asked(first.split(" ")[1], headers, json.loads(body or b"{}"))
+            behave = self._last
+        await behave(asked, writer)

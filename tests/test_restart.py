@@ -16,7 +16,7 @@ import httpx
 import msgspec
 import pytest
 from conftest import SCALE
-from fake_llm import Behaviour, FakeLLM, says
+from fake_llm import Asked, Behaviour, FakeLLM, says
 from msgspec import Struct
 from served import PATIENCE_S, ROOT, Process, Web, envelope, runtime_of, serving, shipped
 
@@ -250,9 +250,9 @@ def gated(gate: threading.Event) -> Behaviour:
         "options": [{"key": "on", "text": "往前走"}, {"key": "back", "text": "往回走"}, {"key": "out", "text": "出去"}],
     }
 
-    async def behave(writer: asyncio.StreamWriter) -> None:
+    async def behave(asked: Asked, writer: asyncio.StreamWriter) -> None:
         await asyncio.to_thread(gate.wait, PATIENCE_S)
-        await says(answer)(writer)
+        await says(answer)(asked, writer)
 
     return behave
 

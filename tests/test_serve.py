@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import pytest
 from command import edgewise, environment
-from fake_llm import FakeLLM, says
+from fake_llm import Asked, FakeLLM, says
 from served import PATIENCE_S, Process, Web, envelope
 
 from server.scaffold import project_files
@@ -149,9 +149,9 @@ def test_a_signal_ends_an_idle_server_with_exit_code_0(project: Path, tmp_path: 
 def test_a_signal_during_a_turn_lets_it_finish(project: Path, tmp_path: Path):
     may_answer = threading.Event()
 
-    async def says_when_allowed(writer: asyncio.StreamWriter) -> None:
+    async def says_when_allowed(asked: Asked, writer: asyncio.StreamWriter) -> None:
         await asyncio.to_thread(may_answer.wait, PATIENCE_S)
-        await says(TOLD)(writer)
+        await says(TOLD)(asked, writer)
 
     with FakeLLM() as llm, ThreadPoolExecutor(1) as others:
         llm.will(says_when_allowed)
