@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from runtime import prompt
+from runtime.check_costs import costs
 from runtime.check_expressions import expressed, told_when
 from runtime.check_graph import graph
 from runtime.check_migrations import migrations
@@ -125,6 +126,8 @@ CODES: Mapping[str, str] = {
     "W401": "Nothing names a prompt.",
     "W402": "A prompt's outputs differ between languages.",
     **{code: text for code, text in prompt.CODES.items() if code.startswith("W")},
+    "W412": "What changes from turn to turn stands before text that doesn't.",
+    "W413": "limits.memory_tokens is less than one scene takes.",
     "W501": "A required output has no last resort among the fragments.",
     "W502": "Fragments are missing in a language that the machine offers.",
     "W503": "Fragments are in a language that the machine doesn't offer.",
@@ -148,3 +151,4 @@ def check(draft: Draft) -> Iterator[Finding]:
     yield from expressed(draft)
     yield from told_when(draft)
     yield from worded(draft)
+    yield from costs(draft)

@@ -37,6 +37,8 @@ CONTINUE = "continue"
 DEFAULT_CHARS = {"scene": {"zh": 220}, "option": {"zh": 14}}
 DEFAULT_CHARS_ELSEWHERE = {"scene": 600, "option": 40}
 """Limits in code points where a machine sets none, by language."""
+MEMORY_TOKENS = 2_000
+"""What the recent turns may take of a prompt where a machine doesn't say: eleven scenes, or fourteen in Chinese."""
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 """The range of an int, as CEL has it."""
 TEXT_MAX_CHARS = 500
@@ -69,12 +71,13 @@ class Learn(Part, frozen=True, kw_only=True):
 
 
 class Limits(Part, frozen=True, kw_only=True):
-    """How long a session may last, and how long its texts may be (code points, per language)."""
+    """How long a session may last, how long its texts may be (code points, per language), what prompts remember."""
 
     turns: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     seconds: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     scene_chars: Chars | dict[Language, Chars] | None = None
     option_chars: Chars | dict[Language, Chars] | None = None
+    memory_tokens: Annotated[int, Meta(ge=50, le=100_000)] | None = None
 
 
 class Variable(Part, frozen=True, kw_only=True):
@@ -272,6 +275,11 @@ class Definition(Part, frozen=True, kw_only=True):
     def event(self, name: str) -> Event:
         """What an event declares; one that is not declared takes nothing, and any player may send it."""
         return self.events.get(name, _UNDECLARED)
+
+    @property
+    def memory_tokens(self) -> int:
+        """What the recent turns may take of a prompt, in tokens as `tokens.roughly` counts them."""
+        return self.limits.memory_tokens or MEMORY_TOKENS
 
     def max_chars(self, kind: Literal["scene", "option"], language: str) -> int:
         """The machine's limit for scenes or options in a language, in code points."""

@@ -21,6 +21,7 @@ from msgspec import Struct
 from runtime import template as templates
 from runtime.budget import Budget, PromptError
 from runtime.errors import EdgewiseError
+from runtime.layout import Piece, laid_out
 from runtime.outputs import Outputs, parse_outputs
 from runtime.source import CODES as TEMPLATE_CODES
 from runtime.source import ROLE_LINE, Flaw, Places, Source
@@ -144,7 +145,7 @@ class Prompt(Struct, frozen=True, kw_only=True):
     `outputs` is a JSON Schema without length limits; `fields` maps each dotted leaf path to scene,
     option, text, str, int, float, bool or json; `required` are the leaf paths that must be there.
     `names` are the inputs that the templates read, `hash` is the SHA-256 of the source and of the
-    includes that it uses, in hex.
+    includes that it uses, in hex. `layout` are its pieces in their order.
     """
 
     name: str
@@ -159,6 +160,7 @@ class Prompt(Struct, frozen=True, kw_only=True):
     parts: tuple[tuple[Role, Template], ...]
     names: frozenset[str]
     hash: str
+    layout: tuple[Piece, ...] = ()
 
 
 def parse_prompt(
@@ -199,6 +201,7 @@ def parse_prompt(
         parts=tuple(parts),
         names=frozenset(name for _, part in parts for name in part.names),
         hash=_hash(front_matter, body, used),
+        layout=tuple(piece for _, part in parts for piece in laid_out(part.source, includes, front.inputs)),
     )
     return prompt, _sorted(faults)
 

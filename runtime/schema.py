@@ -74,6 +74,7 @@ DOCS: dict[str, dict[str, str]] = {
         "seconds": "The longest play, in seconds. A root must edge that reads time.remaining_seconds ends it.",
         "scene_chars": "The longest scene, in code points, for all languages or per language.",
         "option_chars": "The longest option, in code points, for all languages or per language.",
+        "memory_tokens": "What the recent turns may take of a prompt, in tokens, roughly. Default: 2000.",
     },
     "Variable": {
         "type": "int, float, bool, str, enum (one of `of`) or set (some of `of`).",

@@ -15,8 +15,8 @@ from msgspec import Struct
 
 JOURNAL_FORMAT = 2
 """The version of `Entry` as written; an older one is always read (see `formats`)."""
-RECENT_TURNS = 12
-"""How many turns back `recent` reaches in a prompt."""
+RECENT_TURNS = 24
+"""How many turns back `recent` reaches in a prompt at most, whatever the machine's budget of tokens."""
 KEY_CHOICES = 8
 """How many choices an ending looks back on."""
 

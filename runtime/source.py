@@ -26,8 +26,10 @@ CODES: Mapping[str, str] = {
 }
 """The codes of faults and warnings in templates."""
 
-_TAG = re.compile(r"\{#.*?(?:#\}|\Z)|\{%.*?(?:%\}|\Z)|\{\{.*?(?:\}\}|\Z)", re.DOTALL)
-_TEXT = re.compile(r"'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\"")
+TAG = re.compile(r"\{#.*?(?:#\}|\Z)|\{%.*?(?:%\}|\Z)|\{\{.*?(?:\}\}|\Z)", re.DOTALL)
+"""A comment, a statement or a value in a template."""
+QUOTED = re.compile(r"'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\"")
+"""A text in a template's code."""
 _VISIBLE = re.compile(r"[^\n]")
 
 
@@ -102,9 +104,9 @@ def _blank(text: str) -> str:
 def _code_of(text: str) -> list[str]:
     """The text's lines with all but the code blanked."""
     code, end = "", 0
-    for tag in _TAG.finditer(text):
+    for tag in TAG.finditer(text):
         is_comment = tag.group().startswith("{#")
-        body = tag.group() if is_comment else _TEXT.sub(lambda quoted: _blank(quoted.group()), tag.group())
+        body = tag.group() if is_comment else QUOTED.sub(lambda quoted: _blank(quoted.group()), tag.group())
         code += _blank(text[end : tag.start()]) + (_blank(body) if is_comment else body)
         end = tag.end()
     return (code + _blank(text[end:])).split("\n")

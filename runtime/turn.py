@@ -43,6 +43,7 @@ from runtime.errors import (
     WorldError,
 )
 from runtime.machine import CompiledEdge, Machine, asked_ai_state, known_values
+from runtime.memory import remembered
 from runtime.narrators import Narration, Narrator, Task
 from runtime.narrators.offline import Offline
 from runtime.narrators.release import Hear, Release, unheard
@@ -51,7 +52,6 @@ from runtime.request import Asked, Opened
 from runtime.session import (
     JOURNAL_FORMAT,
     NOT_SHOWN,
-    RECENT_TURNS,
     Choice,
     Entry,
     Invoke,
@@ -433,7 +433,7 @@ def conclude(
         ai_state=shown,
         offer=_worded(routed.offer, narration, task),
         routing=routed.routing,
-        recent=_recent(session, asked.choice, view.scene_of(narration, task.prompt.fields)),
+        recent=_recent(machine, session, asked.choice, view.scene_of(narration, task.prompt.fields)),
         key_choices=_remembered(session, opened.next_turn, settled),
     )
     return session, routed, (*opened.warnings, *asked.warnings, *narration.warnings, *learning, *routed.warnings)
@@ -452,8 +452,8 @@ def _fitting(text: str, bounds: Any) -> str:
     return fit(text, bounds.max_chars_option, bounds.forbidden_terms)[0]
 
 
-def _recent(session: Session, choice: Choice, scene: str) -> tuple[Told, ...]:
-    return (*session.recent, Told(choice.text, scene))[-RECENT_TURNS:]
+def _recent(machine: Machine, session: Session, choice: Choice, scene: str) -> tuple[Told, ...]:
+    return remembered(session.recent, Told(choice.text, scene), machine.definition.memory_tokens)
 
 
 def _remembered(session: Session, turn: int, settled: Settled) -> tuple[KeyChoice, ...]:
