@@ -23,6 +23,7 @@ from runtime.budget import Budget, PromptError
 from runtime.errors import EdgewiseError
 from runtime.layout import Piece, laid_out
 from runtime.outputs import Outputs, parse_outputs
+from runtime.quoting import bare
 from runtime.source import CODES as TEMPLATE_CODES
 from runtime.source import ROLE_LINE, Flaw, Places, Source
 from runtime.template import Template
@@ -389,8 +390,9 @@ def _advice(parts: list[tuple[Role, Template]], inputs: tuple[str, ...], file: s
 def render(prompt: Prompt, inputs: Mapping[str, Any]) -> tuple[Message, ...]:
     """The messages of one turn. Only the declared inputs are seen; give plain dicts, lists and scalars.
 
-    Messages that come out empty are left out. Raises PromptError where an input is missing or of
-    a wrong type, where all is empty, or where the text grows beyond `template.MAX_CHARS`.
+    A `quoting.Quoted` input comes out between sentinels. Messages that come out empty are left out.
+    Raises PromptError where an input is missing or of a wrong type, where all is empty, or where the
+    text grows beyond `template.MAX_CHARS`.
     """
     seen = {name: inputs[name] for name in prompt.inputs if name in inputs}
     budget = Budget()
@@ -419,10 +421,10 @@ def compile_say(source: str) -> Say:
 
 
 def say(template: Say, inputs: Mapping[str, Any]) -> str:
-    """The fragment's text. Raises PromptError as `render` does."""
+    """The fragment's text, for players: a quoted input stands in it plainly. Raises PromptError as `render` does."""
     if template.template is None:
         return template.source
-    return templates.render_template(template.template, inputs, Budget())
+    return bare(templates.render_template(template.template, inputs, Budget()))
 
 
 def names_read(template: Say | Prompt) -> frozenset[str]:

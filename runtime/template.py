@@ -29,7 +29,7 @@ from jinja2.tests import TESTS
 from jinja2.visitor import NodeTransformer
 from msgspec import Struct, structs
 
-from runtime import filters
+from runtime import filters, quoting
 from runtime.budget import MAX_CHARS, Budget, PromptError
 from runtime.source import ROLE_LINE, Flaw, Places, Read, Source
 
@@ -125,7 +125,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             return self.binop_table[operator](left, right)
         if operator == "+" and isinstance(left, str) and isinstance(right, str):
             context.parent[_WORK].spend(len(left) + len(right))
-            return left + right
+            return quoting.like(left + right, left, right)
         kinds = f"{type(left).__name__} {operator} {type(right).__name__}"
         message = f"`{kinds}` can't be: `+` joins two texts or adds numbers. Use `~` to join other values."
         raise PromptError(message)
@@ -142,7 +142,9 @@ def _metered(function: Callable[..., Any]) -> Callable[..., Any]:
         spend(_size(value))
         result = function(value, *args, **named)
         spend(_size(result))
-        return _ENVIRONMENT.undefined("the list is empty") if result is filters.NOTHING else result
+        if result is filters.NOTHING:
+            return _ENVIRONMENT.undefined("the list is empty")
+        return quoting.like(result, value, args, named)
 
     return metered
 
@@ -154,7 +156,7 @@ def _counted(context: Context, values: Any, price: int) -> Any:
 
 
 def _spoken(value: Any) -> Any:
-    return "" if value is None else value
+    return value if type(value) is str else quoting.held("" if value is None else value)
 
 
 @pass_context

@@ -14,11 +14,13 @@ import msgspec
 from runtime.advance import Route, Settled, remaining_seconds
 from runtime.constraints import mask
 from runtime.model import UNLIMITED, said_in
+from runtime.quoting import Quoted, Spoken
 from runtime.session import KEY_CHOICES, Change, Entry, Offer, Outcome, Session
 
 if TYPE_CHECKING:
     from runtime.constraints import Bounds
     from runtime.machine import Machine
+    from runtime.model import Definition
     from runtime.narrators import Narration
     from runtime.request import Asked, Opened
 
@@ -47,12 +49,12 @@ def open_context(machine: Machine, session: Session) -> dict[str, Any]:
 def inputs_of(
     machine: Machine, settled: Settled, text: str, offer: tuple[Offer, ...], bounds: Bounds
 ) -> dict[str, Any]:
-    """Everything that a prompt may declare as an input, as plain values."""
+    """Everything that a prompt may declare as an input, as plain values; what a client wrote is quoted."""
     session, edge, outcome = settled.session, settled.compiled.edge, settled.outcome
     definition = machine.definition
     return {
-        **open_context(machine, session),
-        "slots": {name: value or "" for name, value in session.slots.items()},
+        **{name: _quoted(machine, name, value) for name, value in open_context(machine, session).items()},
+        "slots": {Quoted(name): _slot(definition, name, value or "") for name, value in session.slots.items()},
         "time": {
             "elapsed_seconds": session.elapsed_ms // 1000,
             "remaining_seconds": remaining_seconds(session.limit_ms, session.elapsed_ms),
@@ -71,7 +73,7 @@ def inputs_of(
             "seconds": definition.limits.seconds or UNLIMITED,
         },
         "constraints": {
-            "forbidden_terms": list(bounds.forbidden_terms),
+            "forbidden_terms": list(map(Quoted, bounds.forbidden_terms)),
             "content_rating": bounds.content_rating or "",
         },
         "title": said_in(definition.title, session.constraints.language, definition.language),
@@ -79,9 +81,10 @@ def inputs_of(
         "from_state": outcome.source,
         "tell": said_in(edge.tell, session.constraints.language, definition.language),
         "option": {"key": outcome.choice.key, "kind": outcome.choice.kind, "text": outcome.choice.text},
-        "text": text,
+        "text": Spoken(text),
         "changes": {
-            change.name: [change.before, change.after] for change in open_changes(machine, outcome.changes)
+            change.name: [_quoted(machine, change.name, value) for value in (change.before, change.after)]
+            for change in open_changes(machine, outcome.changes)
         },
         "dice": {die.name: die.value for die in outcome.dice if not die.secret},
         "offer": [_offered_input(each) for each in offer],
@@ -89,6 +92,16 @@ def inputs_of(
         "memory": str(session.ai_state.get("memory_summary", "")),
         "ending": ending_of(machine, session) or {"id": "", "title": "", "good": None},
     }  # fmt: skip
+
+
+def _slot(definition: Definition, name: str, value: str) -> str:
+    return value if definition.slots.get(name) == value else Quoted(value)
+
+
+def _quoted(machine: Machine, name: str, value: Any) -> Any:
+    """A text that play wrote into a variable is a player's or a model's; members and defaults are the designer's."""
+    variable = machine.definition.context[name]
+    return Quoted(value) if variable.type == "str" and value != variable.default else value
 
 
 def _offered_input(offer: Offer) -> dict[str, str]:
