@@ -48,6 +48,7 @@ from runtime.narrators import Narration, Narrator, Task
 from runtime.narrators.offline import Offline
 from runtime.narrators.release import Hear, Release, unheard
 from runtime.prompt import Message, Prompt, PromptError, render
+from runtime.quoting import session_mark
 from runtime.request import Asked, Opened
 from runtime.session import (
     JOURNAL_FORMAT,
@@ -121,6 +122,7 @@ class Runtime:
         self.default_machine = default_machine
         self.clock_ms = clock_ms
         self.new_id = new_id
+        self.secret = b""
         self.turn_deadline_s = turn_deadline_s
         self.observe = observe
         self.trouble: tuple[str, int] | None = None
@@ -130,6 +132,7 @@ class Runtime:
     async def open(self) -> None:
         """Open the store and keep the definitions that are served."""
         await self.store.open()
+        self.secret = await self.store.secret()
         await self.narrator.open()
         for machine in self.machines.values():
             await self.store.keep(machine.digest, machine.files)
@@ -233,7 +236,8 @@ async def told(
     `ends_at` is when the turn must have been answered, by the monotonic clock.
     """
     preview = route(opened.machine, arrived(settled.session))
-    task = brief(opened, settled, asked, preview.offer, left_to_tell(runtime, ends_at))
+    mark = session_mark(runtime.secret, settled.session.session_id)
+    task = brief(opened, settled, asked, preview.offer, left_to_tell(runtime, ends_at), mark)
     release = Release(task, hear)
     hear("turn.accepted", view.accepted_of(opened, settled, asked))
     narration, narrate_s = await clocked(narrate(runtime, task, release))
@@ -330,7 +334,9 @@ def timed(settled: Settled, opened: Opened) -> Settled:
     return replace(settled, session=session)
 
 
-def brief(opened: Opened, settled: Settled, asked: Asked, preview: tuple[Offer, ...], deadline_s: float = 0.0) -> Task:
+def brief(
+    opened: Opened, settled: Settled, asked: Asked, preview: tuple[Offer, ...], deadline_s: float = 0.0, mark: str = ""
+) -> Task:
     """Put together what the narrator is told; `preview` is what will be offered unless it teaches otherwise."""
     machine, session = opened.machine, settled.session
     language = session.constraints.language
@@ -350,6 +356,7 @@ def brief(opened: Opened, settled: Settled, asked: Asked, preview: tuple[Offer, 
         messages=_rendered(prompt, inputs, settled),
         schema=answer_schema(prompt, asked_ai_state(machine.definition), preview, bounds),
         deadline_s=deadline_s,
+        mark=mark,
     )
 
 

@@ -25,7 +25,8 @@ class Task(Struct, frozen=True, kw_only=True):
     `inputs` is what prompts and `say` may read; `scope` is what expressions read, secrets too.
     `offer` is what will be offered next, in its authored words. `schema` is the JSON Schema of
     the answer: outputs, `ai_state`, and `options` as [{key, text}] in the offer's order.
-    `deadline_s` is how long the narrator may take in all, in seconds.
+    `deadline_s` is how long the narrator may take in all, in seconds. `mark` is the session's own
+    (`quoting.session_mark`), '' where none was made.
     """
 
     machine: Machine
@@ -40,6 +41,7 @@ class Task(Struct, frozen=True, kw_only=True):
     messages: tuple[Message, ...]
     schema: Mapping[str, Any]
     deadline_s: float = 45.0
+    mark: str = ""
 
 
 class Narration(Struct, frozen=True, kw_only=True):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
 
+from runtime import quoting
 from runtime.narrators import answer
 from runtime.narrators.profile import DEEPSEEK
 from runtime.session import Usage
@@ -27,8 +29,7 @@ _MODEL_NAME = re.compile(r"[\w./:@+-]{1,128}", re.ASCII)
 
 def request_body(profile: Profile, task: Task, refused: tuple[str, ...] = ()) -> dict[str, Any]:
     """The JSON body of one call. `refused` says what was wrong with the answer before."""
-    messages = [{"role": message.role, "content": message.content} for message in task.messages]
-    messages.append({"role": "system", "content": answer.closing(task, refused)})
+    messages = list(_messages(task, answer.closing(task, refused)))
     options = task.prompt.options
     body = {
         "model": profile.model,
@@ -38,6 +39,19 @@ def request_body(profile: Profile, task: Task, refused: tuple[str, ...] = ()) ->
         **{name: options[name] for name in SAMPLING if name in options},
     }
     return {**body, **_format(profile, task), **_thinking(profile)}
+
+
+def _messages(task: Task, closing: str) -> Iterator[dict[str, str]]:
+    """The prompt with this call's marks around what the player wrote; then what the marks mean, and the closing.
+
+    What stands before the player's last words is the same from call to call.
+    """
+    fresh = quoting.new_mark(secrets.token_bytes)
+    marks = quoting.Marks(fresh, task.mark or fresh)
+    for message in task.messages:
+        yield {"role": message.role, "content": quoting.marked(message.content, marks)}
+    said = quoting.notice([message.content for message in task.messages], marks, task.bounds.language)
+    yield {"role": "system", "content": f"{said}\n{closing}" if said else closing}
 
 
 def _format(profile: Profile, task: Task) -> dict[str, Any]:
