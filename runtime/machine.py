@@ -53,8 +53,10 @@ DEFAULT_INPUTS = ["title", "state", "tell", "option", "changes", "offer", "recen
 DEFAULT_BODY = """system:
 You tell what the rules of "{{ title }}" have decided, in the language {{ language }}. Answer one JSON object.
 user:
+{% for turn in recent %}Before: {{ turn | tojson }}
+{% endfor %}
+user:
 State: {{ state }}. Chosen: {{ option.text }}. What happened: {{ tell }} {{ changes | tojson }} {{ ending | tojson }}
-Before: {{ recent | tojson }}
 Next choices: {{ offer | tojson }}
 """
 
