@@ -107,6 +107,10 @@ CODES: Mapping[str, str] = {
     "E513": "A text reads a name that isn't there.",
     "E514": "A text or `words` reads a secret.",
     "E515": "`words` has a name or value that isn't there.",
+    "E521": "A rating pack, or a list in it, has another form than is wanted.",
+    "E522": "A rating pack names what is no rating.",
+    "E523": "A term of a rating pack is empty, too long or no text.",
+    "E524": "A term stands twice in a rating pack.",
     "E531": "A text is missing in a language that the machine offers.",
     "E532": "An option's text is over its limit without a `short`, or its `short` is too long.",
     "E533": "A tell or a fragment's text is over its limit.",
@@ -133,6 +137,7 @@ CODES: Mapping[str, str] = {
     "W503": "Fragments are in a language that the machine doesn't offer.",
     "W504": "Fragments tell an output that is no text.",
     "W505": "Nothing reads a file of the prompts folder.",
+    "W521": "A rating pack is in a language that the machine doesn't offer.",
     "W532": "A text is in a language that the machine doesn't offer.",
     "W535": "Two options that may be offered together have one text.",
 }

@@ -41,6 +41,7 @@ def worded(draft: Draft) -> Iterator[Finding]:
     for fragments in draft.fragments:
         yield from _fragments(draft, fragments)
     yield from _fragment_languages(draft)
+    yield from _pack_languages(draft)
     if {("title",), ("language",)} & draft.document.gone:
         return
     yield from _texts(draft)
@@ -313,6 +314,14 @@ def _fragment_languages(draft: Draft) -> Iterator[Finding]:
             file = draft.fragments[0].document.file
             message = f"there are no fragments in {language}, which the machine offers. Write offline.{language}.yaml"
             yield Finding(file, 1, 1, "W502", message)
+
+
+def _pack_languages(draft: Draft) -> Iterator[Finding]:
+    offered = draft.definition.languages
+    for file in draft.packs:
+        if file.language.partition("-")[0] not in {each.partition("-")[0] for each in offered}:
+            message = f"the machine doesn't offer '{file.language}', only {', '.join(offered)}. Delete the file"
+            yield Finding(file.document.file, 1, 1, "W521", message)
 
 
 def _texts(draft: Draft) -> Iterator[Finding]:

@@ -17,10 +17,11 @@ from msgspec import Struct
 
 from runtime.cutting import cut
 from runtime.outputs import TEXTS
+from runtime.rating import united
 from runtime.terms import MARKS, find_term, free_mark, mask
 
 if TYPE_CHECKING:
-    from runtime.model import Definition
+    from runtime.machine import Machine
     from runtime.prompt import Prompt
     from runtime.session import Constraints, Offer
 
@@ -39,6 +40,7 @@ __all__ = [
     "mask",
     "satisfiable",
     "speaks",
+    "terms_of",
     "text_paths",
     "validator_for",
 ]
@@ -50,12 +52,16 @@ STR_CHARS = 200
 
 
 class Bounds(Struct, frozen=True, kw_only=True):
-    """What the texts of one session must keep to; lengths in code points."""
+    """What the texts of one session must keep to; lengths in code points.
+
+    `forbidden_terms` are the session's own, then those that its rating excludes: `rated_terms`.
+    """
 
     language: str
     max_chars_scene: int
     max_chars_option: int
     forbidden_terms: tuple[str, ...] = ()
+    rated_terms: tuple[str, ...] = ()
     content_rating: str | None = None
     max_chars_text: int = 600
 
@@ -65,7 +71,7 @@ class Bounds(Struct, frozen=True, kw_only=True):
         return by_kind.get(kind, self.max_chars_text)
 
 
-Rule = Literal["schema", "length", "term", "language", "options"]
+Rule = Literal["schema", "length", "term", "rating", "language", "options"]
 
 
 class Breach(Struct, frozen=True):
@@ -79,16 +85,24 @@ class Breach(Struct, frozen=True):
     message: str
 
 
-def bounds_of(definition: Definition, constraints: Constraints) -> Bounds:
+def bounds_of(machine: Machine, constraints: Constraints) -> Bounds:
     """The machine's limits for the session's language, each replaced by the session's own where it has one."""
-    language = constraints.language
+    language, definition = constraints.language, machine.definition
+    terms = terms_of(machine, constraints)
     return Bounds(
         language=language,
         max_chars_scene=constraints.max_chars_scene or definition.max_chars("scene", language),
         max_chars_option=constraints.max_chars_option or definition.max_chars("option", language),
-        forbidden_terms=tuple(constraints.forbidden_terms),
+        forbidden_terms=terms,
+        rated_terms=terms[len(constraints.forbidden_terms) :],
         content_rating=constraints.content_rating,
     )
+
+
+def terms_of(machine: Machine, constraints: Constraints) -> tuple[str, ...]:
+    """What stands in no text of a session: its own terms, then those that its rating excludes beside them."""
+    rated = machine.pack_for(constraints.language).terms_at(constraints.content_rating)
+    return united(constraints.forbidden_terms, rated) if rated else constraints.forbidden_terms
 
 
 def fit(text: str, max_chars: int, terms: tuple[str, ...]) -> tuple[str, bool]:
@@ -312,7 +326,11 @@ def _twins(told: list[Mapping[str, Any]]) -> Iterator[Breach]:
 
 def _text_breaches(path: str, text: str, prompt: Prompt, bounds: Bounds) -> Iterator[Breach]:
     term = find_term(text, bounds.forbidden_terms)
-    if term is not None:
+    if term in bounds.rated_terms:
+        yield Breach(
+            path, "rating", f"holds '{term}', which is not for the rating {bounds.content_rating}. Leave it out."
+        )
+    elif term is not None:
         yield Breach(path, "term", f"holds '{term}', which is forbidden. Say it in other words.")
     kind = _kind(path, prompt)
     if kind == "json" and len(text) > bounds.max_chars_text:

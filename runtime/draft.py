@@ -12,6 +12,7 @@ from runtime.errors import Finding
 from runtime.fragments import Fragments
 from runtime.model import Definition, Edge, Expr, Learn, Path, State, Text, Variable
 from runtime.prompt import Prompt
+from runtime.rating import Pack
 
 Role = Literal["guard", "assign", "learn", "ai_state"]
 LEARN_KEYS = {"from": "from_", "otherwise": "otherwise", "at_least": "at_least", "at_most": "at_most"}
@@ -41,6 +42,14 @@ class FragmentFile(Struct, frozen=True):
     is_whole: bool = True
 
 
+class PackFile(Struct, frozen=True):
+    """A rating pack's file: `pack` has its terms without faults."""
+
+    language: str
+    document: Document
+    pack: Pack
+
+
 class Slot(Struct, frozen=True):
     """A place where an expression stands. `variable` is what it is assigned to, if anything.
 
@@ -67,6 +76,7 @@ class Draft(Struct, frozen=True, kw_only=True):
     edges: tuple[Edge, ...]
     prompts: tuple[PromptFile, ...] = ()
     fragments: tuple[FragmentFile, ...] = ()
+    packs: tuple[PackFile, ...] = ()
     is_whole: bool = True
 
     @property

@@ -10,16 +10,17 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
 
 from runtime import machine as machines
-from runtime import model
+from runtime import model, rating
 from runtime.check import check
 from runtime.document import Document, read, too_large
-from runtime.draft import Draft, FragmentFile, PromptFile
+from runtime.draft import Draft, FragmentFile, PackFile, PromptFile
 from runtime.errors import DesignError, Finding
 from runtime.expression import Names
 from runtime.fragments import language_of, parse_fragments
@@ -34,9 +35,11 @@ __all__ = ["digest_of", "findings_of", "load", "load_project", "read_project", "
 
 MACHINES, PROMPTS = "machines", "prompts"
 OFFLINE = "offline"
+SHIPPED_PACKS = Path(__file__).parent / "ratings"
 _FENCE = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 _INCLUDE = re.compile(r"""\{%-?\s*include\s+["']([^"']+)["']""")
 _OFFLINE = re.compile(r"offline\.[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})?\.yaml")
+_RATING = re.compile(r"rating\.[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})?\.yaml")
 _PROMPT = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_]*)(\.(?P<language>[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})?))?\.prompty")
 
 
@@ -122,9 +125,29 @@ def load_kept(files: Mapping[str, str]) -> Machine:
 
 def _built(draft: Draft, files: Mapping[str, str], findings: list[Finding]) -> Machine:
     fragments = {file.language: file.fragments for file in draft.fragments if file.fragments}
+    packs = {**shipped_packs(), **{file.language: file.pack for file in draft.packs}}
     return machines.build(
-        draft.definition, draft.edges, draft.variants(), fragments, dict(files), digest_of(files), tuple(findings)
+        draft.definition,
+        draft.edges,
+        draft.variants(),
+        fragments,
+        packs,
+        dict(files),
+        digest_of(files),
+        tuple(findings),
     )
+
+
+@cache
+def shipped_packs() -> Mapping[str, rating.Pack]:
+    """The rating packs of ours by language: they stand where a machine has none of its own."""
+    found = {}
+    for path in sorted(SHIPPED_PACKS.glob("*.yaml")):
+        pack, faults = rating.parse_pack(read(path.name, path.read_text(encoding="utf-8")).value)
+        if faults:
+            raise DesignError([Finding(path.name, 1, 1, code, message) for _, code, message in faults])
+        found[path.stem] = pack
+    return found
 
 
 def load_project(folder: Path) -> dict[str, Machine]:
@@ -169,9 +192,11 @@ def _draft(files: Mapping[str, str]) -> tuple[Draft | None, list[Finding]]:
     definition = msgspec.convert(document.value, Definition)
     edges = tuple(_in_file_order(edges_of(definition), document.places))
     fragments = tuple(_fragments(files, definition, edges, findings))
+    packs = tuple(_packs(files, findings))
     draft = Draft(
-        document=document, definition=definition, edges=edges, prompts=prompts, fragments=fragments, is_whole=is_whole
-    )
+        document=document, definition=definition, edges=edges, prompts=prompts, fragments=fragments, packs=packs,
+        is_whole=is_whole,
+    )  # fmt: skip
     return draft, findings
 
 
@@ -230,16 +255,35 @@ def _fragments(
             continue
         if _OFFLINE.fullmatch(path.name):
             yield _fragment_file(file, text, names, findings)
-        else:
+        elif not _RATING.fullmatch(path.name):
             findings.append(Finding(file, 1, 1, "W505", _unread(path.name, definition)))
 
 
 def _unread(name: str, definition: Definition) -> str:
     known = [f"{OFFLINE}.{language}.yaml" for language in definition.languages]
+    packs = [f"rating.{language}.yaml" for language in definition.languages]
+    if name in {"rating.yaml", "rating.yml"}:
+        return f"nothing reads '{name}': a language is needed. Call it {' or '.join(packs)}"
     if name in {f"{OFFLINE}.yaml", f"{OFFLINE}.yml"}:
         return f"nothing reads '{name}': a language is needed. Call it {' or '.join(known)}"
-    mend = did_you_mean(name, known, f"Texts without a model stand in {' and '.join(known)}")
+    mend = did_you_mean(name, [*known, *packs], f"Texts without a model stand in {' and '.join(known)}")
     return f"nothing reads '{name}'{mend}"
+
+
+def _packs(files: Mapping[str, str], findings: list[Finding]) -> Iterator[PackFile]:
+    for file, text in files.items():
+        if file.startswith(f"{PROMPTS}/") and _RATING.fullmatch(PurePosixPath(file).name):
+            document = read(file, text)
+            findings += document.findings
+            if document.value is not None:
+                pack, faults = rating.parse_pack(document.value)
+                findings += [_pack_fault(document, *fault) for fault in faults]
+                yield PackFile(rating.language_of(file), document, pack)
+
+
+def _pack_fault(document: Document, path: model.Path, code: str, message: str) -> Finding:
+    place = document.places.key(path) if code in {"E521", "E522"} and path else document.places.value(path)
+    return Finding(document.file, *place, code, message)
 
 
 def _fragment_file(file: str, text: str, names: Names, findings: list[Finding]) -> FragmentFile:

@@ -34,6 +34,7 @@ from runtime.expression import (
 )
 from runtime.model import ROOT, Definition, Die, Edge, Learn, LongDie, dice_parts
 from runtime.prompt import Prompt, parse_prompt
+from runtime.rating import NOTHING, Pack
 
 if TYPE_CHECKING:
     from runtime.fragments import Fragments
@@ -155,7 +156,8 @@ class Machine(Struct, frozen=True, kw_only=True, eq=False):
 
     `table` has each state's edges in the order in which they are tried, `guards` those of their
     guards that read neither payload, dice nor option, to be evaluated in one call. `prompts` is name →
-    language → prompt, '' for a prompt of every language. `files` are what the digest covers.
+    language → prompt, '' for a prompt of every language; `packs` is language → rating pack. `files` are
+    what the digest covers.
     """
 
     name: str
@@ -170,6 +172,7 @@ class Machine(Struct, frozen=True, kw_only=True, eq=False):
     ai_state: Mapping[str, Expression]
     prompts: Mapping[str, Mapping[str, Prompt]]
     fragments: Mapping[str, Fragments]
+    packs: Mapping[str, Pack]
     constants: Mapping[str, str]
     events: Mapping[str, str]
     library: transitions.Machine
@@ -188,6 +191,10 @@ class Machine(Struct, frozen=True, kw_only=True, eq=False):
     def fragments_for(self, language: str) -> Fragments | None:
         """The offline fragments in a language, None where it has none."""
         return self.fragments.get(language) or self.fragments.get(language.partition("-")[0])
+
+    def pack_for(self, language: str) -> Pack:
+        """What a rating excludes in a language; nothing where there is no pack."""
+        return self.packs.get(language) or self.packs.get(language.partition("-")[0]) or NOTHING
 
     def event_named(self, sent: str) -> str | None:
         """The event's own spelling for what a client sent, whatever its case."""
@@ -337,6 +344,7 @@ def build(
     edges: tuple[Edge, ...],
     prompts: Mapping[str, Mapping[str, Prompt]],
     fragments: Mapping[str, Fragments],
+    packs: Mapping[str, Pack],
     files: Mapping[str, str],
     digest: str,
     warnings: tuple[Finding, ...] = (),
@@ -364,6 +372,7 @@ def build(
         ai_state={name: told.compile(source) for name, source in definition.ai_state.items()},
         prompts=prompts,
         fragments=fragments,
+        packs=packs,
         constants=members_of(definition),
         events={event.casefold(): event for event in definition.event_types},
         library=_library(definition, table),

@@ -257,7 +257,7 @@ def _standing(machine: Machine, session: Session, routed: Route) -> Session:
 
 def _worded(machine: Machine, session: Session, offer: Iterable[Offer]) -> Iterator[Offer]:
     """The options within the session's constraints: as written, else in short, else cut."""
-    definition, bounds = machine.definition, bounds_of(machine.definition, session.constraints)
+    definition, bounds = machine.definition, bounds_of(machine, session.constraints)
     shorts = {option.key: option.short for option in definition.states[session.state].authored}
     for each in offer:
         short = said_in(shorts.get(each.key), bounds.language, definition.language)
@@ -293,6 +293,7 @@ def entry_of(machine: Machine, head: Entry, telling: Entry, moved: Moved, now_ms
             last_turn=max(head.last_turn, head.turn),
             request={"migration": msgspec.to_builtins(asked)},
             outcome=outcome,
+            total=head.total,
             prev_hash=head.hash,
         )
     )

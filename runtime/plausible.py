@@ -108,6 +108,9 @@ def _strange_names(entry: Entry) -> Iterator[str]:
         yield "request_hash or prompt_hash is too long"
     if min(entry.usage.prompt_tokens, entry.usage.completion_tokens, entry.usage.cached_tokens) < 0:
         yield "fewer than no tokens were used"
+    counted = (*msgspec.structs.astuple(entry.total), *msgspec.structs.astuple(entry.spent)[1:])
+    if min(counted) < 0 or len(entry.spent.provider) > MAX_SLOT_NAME_CHARS:
+        yield "fewer than nothing was spent, or its provider's name is too long"
 
 
 def _is_turn(number: int) -> bool:
@@ -122,7 +125,7 @@ def _strange_session(machine: Machine, session: Session) -> Iterator[str]:
     elif session.ended != machine.definition.states[session.state].is_final:
         yield f"state '{session.state}' and whether the session has ended don't go together"
     yield from _strange_values(machine.definition.context, session.context)
-    yield from _strange_constraints(machine.definition, session.constraints)
+    yield from _strange_constraints(machine, session.constraints)
     yield from _strange_slots(machine.definition, session.slots)
     yield from _strange_offer(machine, session)
     yield from _strange_counts(session)
@@ -142,12 +145,12 @@ def _strange_counts(session: Session) -> Iterator[str]:
         yield f"it remembers {len(session.recent)} turns, and {RECENT_TURNS} are the most"
 
 
-def _strange_constraints(definition: Definition, constraints: Constraints) -> Iterator[str]:
+def _strange_constraints(machine: Machine, constraints: Constraints) -> Iterator[str]:
     """Constraints that no client could have set."""
-    offered = {language.partition("-")[0] for language in definition.languages}
+    offered = {language.partition("-")[0] for language in machine.definition.languages}
     language = constraints.language
     if not re.fullmatch(LANGUAGE_PATTERN, language) or language.partition("-")[0] not in offered:
-        yield f"its language is none of {', '.join(definition.languages)}"
+        yield f"its language is none of {', '.join(machine.definition.languages)}"
     lengths = ((constraints.max_chars_scene, MIN_SCENE_CHARS), (constraints.max_chars_option, MIN_OPTION_CHARS))
     for chars, least in lengths:
         if chars is not None and chars < least:
@@ -155,7 +158,7 @@ def _strange_constraints(definition: Definition, constraints: Constraints) -> It
     terms = constraints.forbidden_terms
     if len(terms) > MAX_TERMS or not all(0 < len(term) <= MAX_TERM_CHARS for term in terms):
         yield f"forbidden_terms are not up to {MAX_TERMS} texts of 1 to {MAX_TERM_CHARS} characters"
-    elif why := satisfiable(bounds_of(definition, constraints)):
+    elif why := satisfiable(bounds_of(machine, constraints)):
         yield f"no text can meet its constraints: {why}"
 
 

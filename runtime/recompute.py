@@ -20,7 +20,20 @@ from runtime.machine import known_values
 from runtime.migrate import Left, judged
 from runtime.narrators import Narration, Task
 from runtime.request import Asked, Opened
-from runtime.session import TELLINGS, Entry, Invoke, Judged, Node, Offer, Outcome, Routing, Session
+from runtime.session import (
+    COUNTED_SINCE,
+    NO_TOTAL,
+    TELLINGS,
+    Entry,
+    Invoke,
+    Judged,
+    Node,
+    Offer,
+    Outcome,
+    Routing,
+    Session,
+    total_after,
+)
 from runtime.turn import conclude, story_scope, timed
 
 if TYPE_CHECKING:
@@ -307,6 +320,15 @@ def of_migration(machine: Machine, entry: Entry, head: Entry) -> str:
         return _unplayable(error)
 
 
+def miscounted(entry: Entry, head: Entry | None) -> str:
+    """What is wrong with a session's sum, from the entry before it: each adds what it cost, and none gives back."""
+    if entry.origin is not None or entry.format < COUNTED_SINCE:
+        right = NO_TOTAL
+    else:
+        right = total_after(head.total if head else NO_TOTAL, entry.usage, entry.spent)
+    return "" if entry.total == right else _told("total", msgspec.to_builtins(entry.total), msgspec.to_builtins(right))
+
+
 def _unplayable(error: Exception) -> str:
     return f"the rules can't play it again: {error if isinstance(error, Refusal) else repr(error)}"
 
@@ -396,7 +418,7 @@ def _concluded(entry: Entry, opened: Opened, settled: Settled, asked: Asked) -> 
         inputs={},
         scope=story_scope(settled, asked),
         offer=preview.offer,
-        bounds=bounds_of(machine.definition, session.constraints),
+        bounds=bounds_of(machine, session.constraints),
         messages=(),
         schema={},
     )

@@ -269,7 +269,7 @@ def _constrained(machine: Machine, before: Constraints, invoke: Invoke) -> Const
             f"Send constraints.language as one of: {offered}.",
             what={"language": after.language, "languages": list(definition.languages)},
         )
-    if why := satisfiable(bounds_of(definition, after)):
+    if why := satisfiable(bounds_of(machine, after)):
         raise ConstraintsUnsatisfiable(f"no text can meet these constraints: {why}", "Loosen them.", what=why)
     return after
 

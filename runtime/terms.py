@@ -91,7 +91,7 @@ def _joined(run: re.Match[str]) -> str:
     return "" if _is_inserted(run) else run.group()
 
 
-def _seen(text: str) -> str:
+def bare(text: str) -> str:
     """The text folded, without what was inserted."""
     folded = fold(text)
     return folded if folded.isascii() else _RUNS.sub(_joined, folded)
@@ -107,6 +107,8 @@ class _Terms(Struct, frozen=True):
 
     terms: tuple[_Term, ...]
     screen: re.Pattern[str]
+    beginnings: frozenset[str]
+    longest: int
     mark: str
     wide_mark: str
 
@@ -117,13 +119,15 @@ _NEVER = r"(?!)"
 
 @lru_cache(maxsize=512)
 def _compiled(terms: tuple[str, ...]) -> _Terms:
-    folded = {term: _seen(term).strip() for term in terms}
+    folded = {term: bare(term).strip() for term in terms}
     held = "".join(folded.values())
     free = [mark for mark in MARKS if fold(mark) not in held]
     spelled = sorted({short for short in folded.values() if short})
     return _Terms(
         terms=tuple(_Term(term, _pattern(short)) for term, short in folded.items() if short),
         screen=_screen(spelled),
+        beginnings=frozenset(short[:count] for short in spelled for count in range(1, len(short))),
+        longest=max(map(len, spelled), default=0),
         mark=next((mark for mark in free if mark != MARKS[0]), ""),
         wide_mark=next(iter(free), ""),
     )
@@ -152,11 +156,26 @@ def find_term(text: str, terms: tuple[str, ...]) -> str | None:
     """The first of `terms`, in their order, that stands in the text, as the terms spell it; None where none does."""
     if not terms:
         return None
-    seen = _seen(text)
+    seen = bare(text)
     compiled = _compiled(terms)
     if not compiled.screen.search(seen):
         return None
     return next((term.term for term in compiled.terms if term.pattern.search(seen)), None)
+
+
+def may_begin_term(text: str, terms: tuple[str, ...]) -> bool:
+    """Whether a text ends in what may become one of the terms, once it goes on."""
+    if not terms:
+        return False
+    compiled, end = _compiled(terms), bare(f"{text}字").removesuffix("字").rstrip()
+    tails = (end[-count:] for count in range(1, min(len(end), compiled.longest) + 1))
+    return any(tail in compiled.beginnings and not _is_inside_word(end, len(tail)) for tail in tails)
+
+
+def _is_inside_word(text: str, count: int) -> bool:
+    """Whether the last `count` letters of a folded text begin inside a Latin word."""
+    before = text[-count - 1 : -count]
+    return bool(before and _is_letter(before) and _is_letter(text[-count]))
 
 
 def mask(text: str, terms: tuple[str, ...]) -> str:

@@ -42,6 +42,7 @@ from runtime.errors import (
     StoreUnavailable,
     WorldError,
 )
+from runtime.ledger import NO_BUDGETS, Budget, Budgets, Ledger, cost_of
 from runtime.machine import CompiledEdge, Machine, asked_ai_state, known_values
 from runtime.memory import remembered
 from runtime.narrators import Narration, Narrator, Task
@@ -52,6 +53,7 @@ from runtime.quoting import session_mark
 from runtime.request import Asked, Opened
 from runtime.session import (
     JOURNAL_FORMAT,
+    NO_TOTAL,
     NOT_SHOWN,
     Choice,
     Entry,
@@ -65,6 +67,7 @@ from runtime.session import (
     Told,
     sealed,
     sha256_of,
+    total_after,
 )
 from runtime.stores import Claim, Store
 
@@ -114,10 +117,12 @@ class Runtime:
         new_id: Callable[[], str] = lambda: secrets.token_urlsafe(18),
         turn_deadline_s: float = 45.0,
         observe: Callable[[Played], None] = lambda _: None,
+        budgets: Budgets = NO_BUDGETS,
     ) -> None:
         self.store = store
         self.narrator = narrator
         self.written = Offline()
+        self.ledger = Ledger(store, budgets, clock_ms)
         self.machines = machines
         self.default_machine = default_machine
         self.clock_ms = clock_ms
@@ -209,7 +214,8 @@ async def take_turn(
             settled = settle(opened.machine, opened.session, compiled, asked.event, asked.choice, scope, rolled)
             settled = timed(settled, opened)
             entry, narrate_s = await told(runtime, opened, settled, asked, once, ends_at, hear)
-            kept, store_s = await clocked(append(runtime.store, entry, claim, once, runtime.clock_ms()))
+            appending = append(runtime.store, entry, claim, once, runtime.clock_ms())
+            kept, store_s = await clocked(runtime.ledger.kept(entry, appending))
     if kept is not entry:
         return Played(kept, is_replayed=True)
     played = Played(entry, narrate_s, store_s)
@@ -238,11 +244,14 @@ async def told(
     preview = route(opened.machine, arrived(settled.session))
     mark = session_mark(runtime.secret, settled.session.session_id)
     task = brief(opened, settled, asked, preview.offer, left_to_tell(runtime, ends_at), mark)
+    short = None if costs_nothing(runtime, task) else await runtime.ledger.short_of(opened.head)
     release = Release(task, hear)
     hear("turn.accepted", view.accepted_of(opened, settled, asked))
-    narration, narrate_s = await clocked(narrate(runtime, task, release))
-    release.settle(narration.output)
-    session, routed, warnings = conclude(opened, settled, asked, task, narration, preview)
+    async with runtime.ledger.billing(settled.session.session_id) as bill:
+        narration, narrate_s = await clocked(narrate(runtime, task, release, short))
+        bill.charge(narration.usage, narration.spent, narration.model)
+        release.settle(narration.output)
+        session, routed, warnings = conclude(opened, settled, asked, task, narration, preview)
     entry = record(opened, settled, asked, task, narration, session, routed, warnings)
     return sealed(noted(entry, once)), narrate_s
 
@@ -341,7 +350,7 @@ def brief(
     machine, session = opened.machine, settled.session
     language = session.constraints.language
     prompt = machine.prompt_for(settled.compiled.edge, language)
-    bounds = bounds_of(machine.definition, session.constraints)
+    bounds = bounds_of(machine, session.constraints)
     inputs = view.inputs_of(machine, settled, asked.text, preview, bounds)
     return Task(
         machine=machine,
@@ -390,15 +399,26 @@ async def clocked(work: Awaitable[Any]) -> tuple[Any, float]:
     return await work, time.perf_counter() - start
 
 
-async def narrate(runtime: Runtime, task: Task, release: Release) -> Narration:
-    """Have the turn told, within the turn's deadline.
+def costs_nothing(runtime: Runtime, task: Task) -> bool:
+    """Whether no model is asked for a telling, so that no budget binds it."""
+    return is_written(task) or isinstance(runtime.narrator, Offline)
+
+
+def is_written(task: Task) -> bool:
+    """Whether the state has its own texts always."""
+    return task.machine.definition.states[task.outcome.target].narrate == "written"
+
+
+async def narrate(runtime: Runtime, task: Task, release: Release, short: Budget | None = None) -> Narration:
+    """Have the turn told, within the turn's deadline; offline where it is `short` of a budget.
 
     A narrator that fails gives way to the offline one; where the machine says `on_failure: refuse`,
     its WorldError goes to the client instead and nothing has changed.
     """
-    state = task.machine.definition.states[task.outcome.target]
-    if state.narrate == "written":
+    if is_written(task):
         return runtime.written.tell(task)
+    if short is not None:
+        return _unpaid(runtime.written.tell(task), short)
     try:
         async with asyncio.timeout(task.deadline_s):
             return await runtime.narrator.narrate(task, release)
@@ -416,7 +436,15 @@ def _fallen_back(narration: Narration, error: Exception) -> Narration:
     """An offline narration that says what was tried before it."""
     facts = error.facts if isinstance(error, WorldError) else {}
     rungs = (*facts.get("rungs", ()), "offline")
-    return replace(narration, rungs=rungs, attempts=facts.get("attempts", 1), fallback=("*",))
+    usage, spent = cost_of(error)
+    attempts = facts.get("attempts", 1)
+    return replace(narration, rungs=rungs, attempts=attempts, fallback=("*",), usage=usage, spent=spent)
+
+
+def _unpaid(narration: Narration, short: Budget) -> Narration:
+    """An offline narration that says why no model was asked."""
+    why = f"budget {short} is used up: told offline"
+    return replace(narration, rungs=("offline",), fallback=("*",), warnings=(*narration.warnings, why))
 
 
 def conclude(
@@ -498,6 +526,7 @@ def record(
         model=narration.model,
         usage=narration.usage,
         spent=narration.spent,
+        total=total_after(head.total if head else NO_TOTAL, narration.usage, narration.spent),
         after=session,
         answer=msgspec.Raw(msgspec.json.encode(data)),
         last_turn=session.turn,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from runtime.advance import Route, Settled, remaining_seconds
-from runtime.constraints import mask
+from runtime.constraints import mask, terms_of
 from runtime.model import UNLIMITED, said_in
 from runtime.quoting import Quoted, Spoken
 from runtime.session import KEY_CHOICES, Change, Entry, Offer, Outcome, Session
@@ -73,7 +73,7 @@ def inputs_of(
             "seconds": definition.limits.seconds or UNLIMITED,
         },
         "constraints": {
-            "forbidden_terms": list(map(Quoted, bounds.forbidden_terms)),
+            "forbidden_terms": list(map(Quoted, session.constraints.forbidden_terms)),
             "content_rating": bounds.content_rating or "",
         },
         "title": said_in(definition.title, session.constraints.language, definition.language),
@@ -109,9 +109,11 @@ def _offered_input(offer: Offer) -> dict[str, str]:
     return {**named, "text": offer.text}
 
 
-def allowed(session: Session, value: Any) -> Any:
-    """A designer's text with the session's forbidden terms masked; other values as they are."""
-    terms = session.constraints.forbidden_terms
+def allowed(machine: Machine, session: Session, value: Any) -> Any:
+    """A designer's text with what the session forbids, or its rating, masked; a list's texts too."""
+    terms = terms_of(machine, session.constraints)
+    if isinstance(value, list) and terms:
+        return [allowed(machine, session, each) for each in value]
     return mask(value, terms) if terms and isinstance(value, str) else value
 
 
@@ -123,7 +125,7 @@ def ending_of(machine: Machine, session: Session) -> dict[str, Any] | None:
     title = state.ending.title if state.ending else state.label or session.state
     return {
         "id": session.state,
-        "title": allowed(session, said_in(title, session.constraints.language, machine.definition.language)),
+        "title": allowed(machine, session, said_in(title, session.constraints.language, machine.definition.language)),
         "good": state.ending.good if state.ending else None,
     }
 
@@ -136,7 +138,7 @@ def status_of(machine: Machine, session: Session) -> dict[str, Any]:
             "value": session.context[name],
             "min": variable.min,
             "max": variable.max,
-            "label": allowed(session, said_in(variable.label, language, machine.definition.language)) or name,
+            "label": allowed(machine, session, said_in(variable.label, language, machine.definition.language)) or name,
             "text": spoken(machine, session, name, session.context[name]),
         }
         for name, variable in machine.definition.context.items()
@@ -151,7 +153,7 @@ def spoken(machine: Machine, session: Session, name: str, value: Any) -> Any:
     fragments = machine.fragments_for(session.constraints.language)
     words = fragments.words.get(name, {}) if fragments else {}
     written = str(value).lower() if isinstance(value, bool) else str(value)
-    return allowed(session, words.get(written, written.replace("_", " ")))
+    return allowed(machine, session, words.get(written, written.replace("_", " ")))
 
 
 def session_of(session: Session) -> dict[str, Any]:
@@ -189,11 +191,11 @@ def options_of(offer: Iterable[Offer]) -> list[dict[str, Any]]:
     return [msgspec.to_builtins(each) for each in offer]
 
 
-def key_choices_of(session: Session) -> list[dict[str, Any]]:
+def key_choices_of(machine: Machine, session: Session) -> list[dict[str, Any]]:
     """The choices that weighed most, in the order played."""
     heaviest = sorted(session.key_choices, key=lambda choice: (-choice.weight, choice.turn))[:KEY_CHOICES]
     ordered = sorted(heaviest, key=lambda choice: choice.turn)
-    return [{"turn": choice.turn, "text": allowed(session, choice.text)} for choice in ordered]
+    return [{"turn": choice.turn, "text": allowed(machine, session, choice.text)} for choice in ordered]
 
 
 def answer_of(
@@ -201,9 +203,9 @@ def answer_of(
     warnings: Iterable[str],
 ) -> dict[str, Any]:  # fmt: skip
     """The answer's `data`, as CONTRACT has it. `event` is spelled as the client sent it."""
-    ended = {"ending": ending_of(machine, session), "key_choices": key_choices_of(session)}
+    ended = {"ending": ending_of(machine, session), "key_choices": key_choices_of(machine, session)}
     payload = {
-        "ai_state": {name: allowed(session, value) for name, value in session.ai_state.items()},
+        "ai_state": {name: allowed(machine, session, value) for name, value in session.ai_state.items()},
         **narration.output,
         **(ended if session.ended else {}),
         "status": status_of(machine, session),
@@ -240,7 +242,7 @@ def restated(machine: Machine, answer: bytes | msgspec.Raw, session: Session, ro
     told = msgspec.json.decode(answer)
     payload = {
         **told["payload"],
-        "ai_state": {name: allowed(session, value) for name, value in session.ai_state.items()},
+        "ai_state": {name: allowed(machine, session, value) for name, value in session.ai_state.items()},
         "status": status_of(machine, session),
         "options": options_of(session.offer),
         "inputs": msgspec.to_builtins(routed.inputs),

@@ -104,7 +104,7 @@ def task_of(machine: Machine, session: Session, event: str, choice: Choice, text
     else:
         compiled = machine.initial
     settled = settle(machine, session, compiled, event, choice, scope, rolled)
-    bounds = bounds_of(machine.definition, session.constraints)
+    bounds = bounds_of(machine, session.constraints)
     offer = route(machine, arrived(settled.session)).offer
     inputs = view.inputs_of(machine, settled, text, offer, bounds)
     prompt = machine.prompt_for(compiled.edge, session.constraints.language)

@@ -21,9 +21,11 @@ from runtime.constraints import (
     mask,
     satisfiable,
     speaks,
+    terms_of,
     text_paths,
     validator_for,
 )
+from runtime.loader import load
 from runtime.prompt import parse_prompt
 from runtime.session import Constraints, Offer
 from runtime.terms import MARKS
@@ -223,23 +225,56 @@ def test_a_text_speaks_a_language_by_its_script(text, language, expected):
 # --- bounds ---
 
 
-class Machine:
-    """Stands in for a definition."""
+MACHINE = """
+initial: {event: INIT, target: A}
+title: {zh: 宅, en: The house}
+language: zh
+limits: {scene_chars: {en: 200}}
+states:
+  A: {label: {zh: 甲, en: A}, on: {B: B}}
+  B: {type: final, label: {zh: 乙, en: B}}
+"""
 
-    def max_chars(self, kind, language):
-        return {("scene", "zh"): 220, ("option", "zh"): 14}.get((kind, language), 999)
+
+def machine(**files):
+    """The tiny machine with more files, by their names in its prompts folder (`.` is `__`)."""
+    own = {f"prompts/tiny/{name.replace('__', '.')}": text for name, text in files.items()}
+    return load({"machines/tiny.yaml": f"machine: tiny{MACHINE}", **own})
 
 
 def test_bounds_are_the_machines_where_the_session_names_none():
-    assert bounds_of(Machine(), Constraints(language="zh", forbidden_terms=("骰子",), content_rating="PG")) == Bounds(
-        language="zh", max_chars_scene=220, max_chars_option=14, forbidden_terms=("骰子",), content_rating="PG"
-    )
+    bounds = bounds_of(machine(), Constraints("zh", forbidden_terms=("骰子",)))
+
+    assert bounds == Bounds(language="zh", max_chars_scene=220, max_chars_option=14, forbidden_terms=("骰子",))
 
 
 def test_a_session_may_lower_and_raise_the_limits():
-    bounds = bounds_of(Machine(), Constraints(language="zh", max_chars_scene=1000, max_chars_option=2))
+    bounds = bounds_of(machine(), Constraints(language="en", max_chars_scene=1000, max_chars_option=2))
 
     assert (bounds.max_chars_scene, bounds.max_chars_option) == (1000, 2)
+    assert bounds_of(machine(), Constraints("en")).max_chars_scene == 200
+
+
+def test_a_rating_adds_its_packs_terms_behind_the_sessions_own():
+    own = machine(rating__zh__yaml="G: [哭]\nPG: [血]\nR: [骰子, 杀]\n")
+
+    bounds = bounds_of(own, Constraints("zh", content_rating="PG", forbidden_terms=("骰子",)))
+
+    assert bounds.forbidden_terms == ("骰子", "血", "杀")
+    assert bounds.rated_terms == ("血", "杀")
+    assert terms_of(own, Constraints("zh", content_rating="R")) == ("骰子", "杀")
+    assert terms_of(own, Constraints("zh", content_rating="G")) == ("哭", "血", "骰子", "杀")
+    assert terms_of(own, Constraints("zh")) == ()
+
+
+def test_a_machines_own_pack_takes_the_place_of_ours_in_its_language_alone():
+    own = machine(rating__zh__yaml="PG: [血]\n")
+
+    assert terms_of(own, Constraints("zh", content_rating="PG")) == ("血",)
+    assert terms_of(own, Constraints("zh-TW", content_rating="PG")) == ("血",)
+    assert "shit" in terms_of(own, Constraints("en", content_rating="PG"))
+    assert "血腥" in terms_of(machine(), Constraints("zh", content_rating="PG"))
+    assert "血腥" not in terms_of(machine(), Constraints("zh", content_rating="PG13"))
 
 
 def test_bounds_can_be_met_unless_every_mark_is_forbidden():

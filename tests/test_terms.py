@@ -10,7 +10,7 @@ from runtime.terms import find_term, mask
 
 SYMBOLS = "* ＊ · • . ． - ‐ _ ~ ～ 〜 / | + = @ # × → ★ ■ 🔥 👍🏽 ❤️ 👨‍👩‍👧 ・ ( ) 【 】 [ ]"
 INSERTED = [*SYMBOLS.split(), " ", "\u3000", "\t", "\n", "\u0336", "\u20e0", "\u200b", "\u2060", "* "]
-CLAUSE_ENDS = ["...", "。\n", *"。 ！ ？ ， 、 ； ： …… … —— — , ! ? ; : “ 」".split()]
+CLAUSE_ENDS = ["...", "。\n", "……", "——", *"。！？，、；：…—,!?;:“」"]
 
 
 @pytest.mark.parametrize("between", INSERTED)

@@ -134,7 +134,7 @@ def check_pair(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
 
 def check_session(machine: str, answers: list[Any], language: str) -> None:
     """What holds in a whole session."""
-    bounds = bounds_of(shipped()[machine].definition, Constraints(language))
+    bounds = bounds_of(shipped()[machine], Constraints(language))
     for answer in answers:
         check_turn(answer, language, bounds)
     for before, after in itertools.pairwise(answers):
