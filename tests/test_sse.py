@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +27,7 @@ def test_a_stream_says_the_same_however_it_is_cut(line_end: str, cuts: list[int]
     raw = STREAM.replace("\n", line_end).encode()
     at = [0, *sorted(min(cut, len(raw)) for cut in cuts), len(raw)]
 
-    assert read(*(raw[begin:end] for begin, end in zip(at, at[1:], strict=False))) == EXPECTED
+    assert read(*(raw[begin:end] for begin, end in pairwise(at))) == EXPECTED
 
 
 def test_a_byte_at_a_time_is_enough() -> None:

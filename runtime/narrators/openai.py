@@ -1,8 +1,19 @@
-"""The narrator that asks a language model, over any OpenAI-compatible chat API.
+"""The narrator that asks a language model, over any OpenAI-compatible chat API, at one provider or several.
 
-The only door to httpx and the transport under it. Calls narrow step by step, in this order:
-`narrate` (the total deadline) → `_tell` (retries) → `_attempt` (one answer, judged) → `_post`
-(one request, its size and time bounded).
+A turn narrows step by step, in this order: `narrate` (one budget for all of it) → `_tell` (at most
+three calls) → `_call` (one answer, read into the draft) → `_next` (who is asked then, and when).
+It always ends in `ladder.concluded`: what the calls didn't bring is told offline, unless the machine
+refuses that.
+
+| what a call came to | the next call |
+|---|---|
+| an answer that is not whole | asks once for what is missing or wrong, saying why |
+| a stream that broke off | the same: what came is kept |
+| a status that may pass, a broken connection | the same again, after a wait; after the second, another provider |
+| no word in time | another provider; the same one where there is no other |
+| 401, 402, 404 | another provider; this one is left alone |
+| 400 or 422 about the response format | the next format at once, and from then on |
+| any other 400 or 422 | another provider, whose rules for a request are its own |
 
 No key, prompt or player's text is ever logged or put into an error.
 """
@@ -10,107 +21,89 @@ No key, prompt or player's text is ever logged or put into an error.
 from __future__ import annotations
 
 import asyncio
-import email.utils
-import ipaddress
 import logging
 import math
 import random
 import time
-import urllib.request
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urlsplit
 
-import aiohttp
-import httpx
-import msgspec
-from httpx_aiohttp import AiohttpTransport
-
-from runtime.errors import NarrationInvalid, NarratorUnavailable, WorldError
-from runtime.narrators import answer, chat
+from runtime.errors import NarratorUnavailable, Overloaded, WorldError
+from runtime.narrators import answer, chat, ladder, probing
 from runtime.narrators.profile import Profile, deepseek
-from runtime.session import Usage
+from runtime.narrators.provider import MAX_ANSWER_BYTES, Answer, CallError, Provider, Standing
+from runtime.prices import cost_micros
+from runtime.session import Spent, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
     from runtime.narrators import Narration, Task
+    from runtime.narrators.probing import Known
+    from runtime.narrators.provider import Transport
     from runtime.narrators.release import Release
 
-__all__ = ["OpenAI", "Profile", "deepseek"]
+__all__ = ["MAX_ANSWER_BYTES", "OpenAI", "Profile", "deepseek"]
 
 MAX_CALLS = 3
-"""Calls to the model in one turn, retries and re-asks alike."""
-MAX_ANSWER_BYTES = 256 * 1024
-"""The largest response that is read."""
-CONNECT_TIMEOUT_S = 5.0
+"""Calls in one turn: retries, the re-ask and other providers alike."""
 FIRST_WAIT_S = 0.5
 """The longest wait before the second call; it doubles from call to call, and half of it is jitter."""
-LONGEST_WAIT_S = 86_400.0
-"""A provider that asks for a longer wait is taken to ask for a day."""
-SPARE_CONNECTIONS = 16
-"""How many more connections the pool has than calls that may run at once."""
-WORTH_RETRYING = frozenset({408, 409, 425, 429})
-"""Statuses below 500 that may pass by themselves; every status from 500 on may."""
-BALANCE_EMPTY = "insufficient_quota"
-"""OpenAI says this with a 429; it doesn't pass by itself."""
+LONGEST_WAIT_BESIDE_S = 1.0
+"""The longest wait for a provider while another one could be asked at once."""
+RESERVE_S = 0.5
+"""How much of the task's deadline is kept for concluding; a tenth of a short one."""
 
 _LOG = logging.getLogger(__name__)
 
-_LATER = "Send the same event again later."
-_NO_API = "Check the base URL: no chat API answers there."
-_MENDS = {
-    400: "The provider refuses the request: check the model's name, and that it can answer in the response format.",
-    401: "Check the API key.",
-    402: "The balance with the provider is empty: top it up.",
-    403: "The API key may not use this model: check the key and the model's name.",
-    404: "Check the base URL and the model's name.",
-    422: "The provider refuses the request: check the model's name and the prompt's model options.",
-    429: "The provider asks for fewer calls: wait, or have its limit raised.",
-}
 
+class _Turn:
+    """One turn's calls so far: what they brought, what they cost, and how the last one failed."""
 
-class _CallError(Exception):
-    """One call that brought no narration; it stays in this module.
-
-    `why` continues the sentence "the model …". `answered`: the model spoke, and not within the
-    rules; `refused` is what to tell it of that. `wait_s` is what the provider asked for.
-    """
-
-    def __init__(
-        self,
-        *,
-        why: str,
-        worth_retrying: bool = True,
-        answered: bool = False,
-        refused: tuple[str, ...] = (),
-        wait_s: float = 0.0,
-        mend: str = _LATER,
-    ) -> None:
-        super().__init__(why)
-        self.why, self.worth_retrying, self.answered = why, worth_retrying, answered
-        self.refused, self.wait_s, self.mend = refused, wait_s, mend
-
-
-class _Calls:
-    """The calls of one turn so far: how many, what they cost, and how each failed."""
-
-    def __init__(self) -> None:
-        self.made = 0
+    def __init__(self, task: Task, release: Release, began: float, budget_s: float) -> None:
+        self.task, self.release, self.began, self.ends_at = task, release, began, began + budget_s
+        self.draft = ladder.EMPTY
+        self.made = self.cost = self.queue_ms = self.first_token_ms = 0
         self.usage = Usage()
-        self.failed: list[_CallError] = []
+        self.rungs: list[str] = []
+        self.failed: CallError | None = None
+        self.asked: list[Provider] = []
+        self.told_by: Provider | None = None
+        self.model: str | None = None
+        self.is_answered = self.is_reasked = False
 
-    def add(self, used: Usage) -> None:
+    def climb(self, *rungs: str) -> None:
+        """Note rungs, each once."""
+        self.rungs += [rung for rung in rungs if rung not in self.rungs]
+
+    def left_s(self) -> float:
+        """The seconds of its budget that are left."""
+        return self.ends_at - time.monotonic()
+
+    def take(self, provider: Provider, got: Answer) -> None:
+        """Take an answer: what stands of it, and what it cost."""
+        self.draft = ladder.received(self.task, got.text, got.finish, self.draft)
+        self.climb(*self.draft.rungs)
+        self.cost += cost_micros(provider.profile.prices, got.usage)
         self.usage = Usage(
-            self.usage.prompt_tokens + used.prompt_tokens,
-            self.usage.completion_tokens + used.completion_tokens,
-            self.usage.cached_tokens + used.cached_tokens,
+            self.usage.prompt_tokens + got.usage.prompt_tokens,
+            self.usage.completion_tokens + got.usage.completion_tokens,
+            self.usage.cached_tokens + got.usage.cached_tokens,
         )
+        if not self.is_answered:
+            self.first_token_ms = got.first_token_ms
+        self.queue_ms += got.queue_ms
+        self.is_answered, self.told_by, self.model, self.failed = True, provider, got.model, None
 
-    @property
-    def refused(self) -> tuple[str, ...]:
-        """What to tell the model of its last answer; it holds until it has answered again."""
-        return next((failed.refused for failed in reversed(self.failed) if failed.answered), ())
+    def spent(self) -> Spent:
+        """What it took so far."""
+        return Spent(
+            provider=self.told_by.name if self.told_by else "",
+            calls=self.made,
+            cost_micros=self.cost,
+            queue_ms=self.queue_ms,
+            first_token_ms=self.first_token_ms,
+            total_ms=round((time.monotonic() - self.began) * 1000),
+        )
 
 
 class OpenAI:
@@ -120,230 +113,187 @@ class OpenAI:
 
     def __init__(
         self,
-        profile: Profile,
-        *,
-        transport: httpx.AsyncBaseTransport | None = None,
+        *profiles: Profile,
+        known: Known | None = None,
+        transport: Transport | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the profile; nothing is connected until the first call.
+        """Take the profiles of the providers, in the order in which they are asked.
 
-        For tests: `transport`, `sleep` (seconds), `jitter` (0 to 1), `clock` (seconds since the epoch).
+        `known` keeps what each can do; without it nothing is tried beforehand. For tests:
+        `transport`, `sleep` (seconds), `jitter` (0 to 1), `clock` (seconds since the epoch),
+        `steady` (seconds, for the breakers).
         """
-        _quieten()
-        self.profile = profile
-        self._sleep, self._jitter, self._clock = sleep, jitter, clock
-        # Below the pool's own limit: calls cancelled while they wait inside the pool can break it for good.
-        self._slots = asyncio.Semaphore(profile.max_in_flight)
-        self._client = httpx.AsyncClient(
-            base_url=profile.base_url,
-            headers=_headers(profile),
-            # No cookies: what one player's call brings is never sent with another's.
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
-            transport=transport or _transport(profile),
-            follow_redirects=False,
+        names = _names(profiles)
+        self.providers = tuple(
+            Provider(profile, name=name, transport=transport, clock=clock, steady=steady)
+            for profile, name in zip(profiles, names, strict=True)
         )
+        self._known = known
+        self._sleep, self._jitter = sleep, jitter
 
     async def open(self) -> None:
-        """Nothing is connected before the first call."""
+        """Find out, where nobody knows, what each provider can do: all at once, and not for long."""
+        if self._known is not None:
+            await probing.learn(self.providers, self._known)
 
-    async def narrate(self, task: Task, release: Release) -> Narration:  # noqa: ARG002
-        """Ask for the task's narration, at most three times within `profile.timeout_s`.
+    def standing(self) -> tuple[Standing, ...]:
+        """How each provider stands, in the order in which they are asked."""
+        return tuple(provider.standing() for provider in self.providers)
 
-        Raises NarratorUnavailable where no answer came and NarrationInvalid where answers came and
-        none kept to the rules; both with the facts `rungs` and `attempts`.
+    async def narrate(self, task: Task, release: Release) -> Narration:
+        """Ask for the task's narration: at most three calls, within the first profile's `timeout_s` and the deadline.
+
+        What they don't bring is told offline. Raises Overloaded where too many turns wait; and, where
+        the machine refuses to go on without, NarratorUnavailable where no answer came, NarrationInvalid
+        where none was whole. All with the facts `rungs` and `attempts`, and what was spent.
         """
-        calls = _Calls()
+        budget_s = min(self.providers[0].profile.timeout_s, task.deadline_s - min(RESERVE_S, task.deadline_s / 10))
+        turn = _Turn(task, release, time.monotonic(), budget_s)
         try:
-            async with asyncio.timeout(self.profile.timeout_s) as deadline:
-                return await self._tell(task, calls, deadline)
-        except TimeoutError:
-            calls.failed.append(_CallError(why=f"gave no usable answer within {self.profile.timeout_s:g} s"))
-            raise self._failure(calls) from None
+            await self._tell(turn)
+            getattr(release, "hold", lambda: None)()
+            return self._concluded(turn)
+        except WorldError as error:
+            vars(error).update(usage=turn.usage, spent=turn.spent())
+            raise
 
     async def close(self) -> None:
         """Let go of the connections."""
-        await self._client.aclose()
+        for provider in self.providers:
+            await provider.close()
 
-    async def _tell(self, task: Task, calls: _Calls, deadline: asyncio.Timeout) -> Narration:
-        while True:
-            try:
-                return await self._attempt(task, calls)
-            except _CallError as failed:
-                calls.failed.append(failed)
-                _LOG.warning("call %d of %d: the model at %s %s", calls.made, MAX_CALLS, self.profile.host, failed.why)
-            wait_s = self._wait_s(calls)
-            if not _may_retry(calls, wait_s, deadline):
-                raise self._failure(calls)
-            if wait_s:
-                await self._sleep(wait_s)
+    async def _tell(self, turn: _Turn) -> None:
+        provider = self._free(self.providers)
+        if provider is None and not all(each.breaker.is_open for each in self.providers):
+            message = "as many turns wait for the model as may"
+            raise Overloaded(message, "Send the same again in a moment.", rungs=(), attempts=0, retry_after_seconds=1)
+        while provider is not None:
+            await self._call(turn, provider)
+            provider = await self._next(turn, provider)
 
-    async def _attempt(self, task: Task, calls: _Calls) -> Narration:
-        body = chat.request_body(self.profile, task, calls.refused)
-        async with self._slots:
-            calls.made += 1
-            raw = await self._post(body)
-        reply = _reply(raw, self.profile)
-        calls.add(reply.usage)
-        return answer.narration_of(
-            task,
-            _judged(task, reply, body["max_tokens"]),
-            narrator=self.name,
-            model=reply.model,
-            attempts=calls.made,
-            rungs=self._rungs(calls),
-            usage=calls.usage,
-        )
-
-    async def _post(self, body: Mapping[str, Any]) -> bytes:
-        limit_s = self.profile.attempt_timeout_s
-        content = msgspec.json.encode(body)
+    async def _call(self, turn: _Turn, provider: Provider) -> None:
+        """Make one call, and take what it brings."""
+        turn.climb(provider.format)
+        turn.made += 1
+        turn.asked.append(provider)
+        schema = ladder.still_asked(turn.task, turn.draft)
+        body = chat.request_body(provider.profile, turn.task, schema, answer.told_of(turn.draft.wrong), provider.format)
         try:
-            async with (
-                asyncio.timeout(limit_s),
-                self._client.stream("POST", "chat/completions", content=content) as response,
-            ):
-                raw = await _bounded(response)
-        except TimeoutError:
-            raise _CallError(why=f"gave no answer within {limit_s:g} s") from None
-        except (httpx.HTTPError, httpx.StreamError, aiohttp.ClientError) as error:
-            raise _CallError(why=f"could not be reached, or broke off ({type(error).__name__})") from None
-        if response.status_code != httpx.codes.OK:
-            raise _bad_status(response, raw, self._clock())
-        return raw
+            # Only a first answer is heard as it comes: what a later one brings has its place in the whole.
+            got = await provider.ask(
+                body, _unheard if turn.is_answered else getattr(turn.release, "feed", _unheard), turn.left_s()
+            )
+        except CallError as failed:
+            turn.failed = failed
+            self._log(turn, provider, failed.why)
+            return
+        getattr(turn.release, "hold", lambda: None)()
+        turn.take(provider, got)
+        if not turn.draft.is_whole:
+            why = got.why or "against the rules"
+            self._log(turn, provider, f"answered, and {why}: {answer.rules_of(turn.draft.wrong)}")
 
-    def _wait_s(self, calls: _Calls) -> float:
-        failed = calls.failed[-1]
-        if failed.answered:
-            return 0.0
-        longest_s = FIRST_WAIT_S * 2.0 ** (calls.made - 1)
+    async def _next(self, turn: _Turn, provider: Provider) -> Provider | None:
+        """Whom to ask now, None where the turn is to be concluded; it has been waited for then."""
+        if turn.draft.is_whole or turn.made >= MAX_CALLS or turn.left_s() <= 0:
+            return None
+        if turn.failed is None:
+            return self._reasked(turn, provider)
+        if turn.failed.outcome == "format":
+            return await self._reformatted(provider)
+        return await self._retried(turn, provider, turn.failed)
+
+    def _reasked(self, turn: _Turn, provider: Provider) -> Provider | None:
+        if turn.is_reasked:
+            return None
+        turn.is_reasked = True
+        asked = self._free((provider, *self.providers))
+        if asked is not None:
+            turn.climb("reask")
+        return asked
+
+    async def _reformatted(self, provider: Provider) -> Provider | None:
+        """The same provider with its next format, which is remembered; else another one."""
+        if not provider.refuse_format():
+            return self._free(each for each in self.providers if each is not provider)
+        _LOG.warning(
+            "the model at %s can't answer in that format: asking for %s", provider.profile.host, provider.format
+        )
+        if self._known is not None:
+            await asyncio.to_thread(self._known.note, provider)
+        return provider
+
+    async def _retried(self, turn: _Turn, provider: Provider, failed: CallError) -> Provider | None:
+        other = self._free(each for each in self.providers if each not in turn.asked)
+        wait_s = self._wait_s(turn, failed)
+        may_retry = failed.may_pass and wait_s < turn.left_s() and self._free((provider,)) is not None
+        is_better_off = failed.outcome == "late" or turn.asked.count(provider) > 1 or wait_s > LONGEST_WAIT_BESIDE_S
+        if other is not None and (is_better_off or not may_retry):
+            turn.climb("failover")
+            return other
+        if not may_retry:
+            return None
+        await self._sleep(wait_s)
+        turn.climb("retry")
+        return provider
+
+    def _free(self, providers: Any) -> Provider | None:
+        """The first of these that may be asked now."""
+        return next((each for each in providers if not each.breaker.is_open and not each.is_full), None)
+
+    def _wait_s(self, turn: _Turn, failed: CallError) -> float:
+        longest_s = FIRST_WAIT_S * 2.0 ** (turn.made - 1)
         return max(longest_s * (1 + self._jitter()) / 2, failed.wait_s)
 
-    def _rungs(self, calls: _Calls) -> tuple[str, ...]:
-        return (self.profile.response_format, *(["retry"] if calls.made > 1 else []))
+    def _concluded(self, turn: _Turn) -> Narration:
+        """The narration of what the calls brought. Raises NarratorUnavailable and NarrationInvalid."""
+        if not turn.is_answered and turn.task.machine.definition.on_failure == "refuse":
+            raise self._unavailable(turn)
+        return ladder.concluded(
+            turn.task,
+            turn.draft,
+            narrator=self.name,
+            model=turn.model,
+            attempts=turn.made,
+            rungs=tuple(turn.rungs),
+            usage=turn.usage,
+            spent=turn.spent(),
+        )
 
-    def _failure(self, calls: _Calls) -> WorldError:
-        last = calls.failed[-1]
-        facts: dict[str, Any] = {"rungs": self._rungs(calls), "attempts": calls.made}
-        asked = "1 call" if calls.made == 1 else f"{calls.made} calls"
-        message = f"the model at {self.profile.host} {last.why}, after {asked}"
-        if any(failed.answered for failed in calls.failed):
-            return NarrationInvalid(message, last.mend, **facts)
-        if last.wait_s:
-            facts["retry_after_seconds"] = math.ceil(last.wait_s)
-        return NarratorUnavailable(message, last.mend, **facts)
+    def _unavailable(self, turn: _Turn) -> WorldError:
+        facts: dict[str, Any] = {"rungs": tuple(turn.rungs), "attempts": turn.made}
+        rest_s = min(provider.breaker.rest_s for provider in self.providers)
+        if turn.failed is None:
+            message = f"every provider rests after failures, for {math.ceil(rest_s)} s more"
+            return NarratorUnavailable(message, "Send the same again then.", **facts, **_after(rest_s))
+        host = turn.asked[-1].profile.host
+        message = f"the model at {host} {turn.failed.why}, after {_calls(turn.made)}"
+        return NarratorUnavailable(message, turn.failed.mend, **facts, **_after(turn.failed.wait_s or rest_s))
 
-
-def _may_retry(calls: _Calls, wait_s: float, deadline: asyncio.Timeout) -> bool:
-    ends_at = deadline.when()
-    left_s = ends_at - asyncio.get_running_loop().time() if ends_at is not None else math.inf
-    return calls.failed[-1].worth_retrying and calls.made < MAX_CALLS and wait_s < left_s
-
-
-def _quieten() -> None:
-    # httpx logs every URL at INFO; a level that someone set on purpose stays.
-    for name in ("httpx", "httpcore"):
-        if logging.getLogger(name).level == logging.NOTSET:
-            logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def _headers(profile: Profile) -> dict[str, str]:
-    headers = {
-        "Content-Type": "application/json",
-        "Accept": "application/json",
-        # A small compressed body may be huge once unzipped, and only then could it be counted.
-        "Accept-Encoding": "identity",
-        "User-Agent": "edgewise",
-    }
-    return {**headers, "Authorization": f"Bearer {profile.key}"} if profile.key else headers
+    def _log(self, turn: _Turn, provider: Provider, why: str) -> None:
+        _LOG.warning("call %d of %d: the model at %s %s", turn.made, MAX_CALLS, provider.profile.host, why)
 
 
-def _transport(profile: Profile) -> AiohttpTransport:
-    url = urlsplit(profile.base_url)
-    transport = AiohttpTransport(verify=url.scheme == "https", proxy=_proxy(url))
-
-    def session() -> aiohttp.ClientSession:
-        limit = profile.max_in_flight + SPARE_CONNECTIONS
-        connector = aiohttp.TCPConnector(limit=limit, ssl=transport.ssl_context)
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
-
-    transport.client = session
-    return transport
+def _unheard(_: str) -> None:
+    """Hear nothing of a call."""
 
 
-def _proxy(url: SplitResult) -> httpx.Proxy | None:
-    """The environment's HTTP proxy for the URL; none for a server on this machine."""
-    host = str(url.hostname)
-    proxy = urllib.request.getproxies().get(url.scheme)
-    if not proxy or _is_loopback(host) or urllib.request.proxy_bypass(host):
-        return None
-    return httpx.Proxy(proxy)
+def _after(seconds: float) -> dict[str, int]:
+    return {"retry_after_seconds": math.ceil(seconds)} if seconds else {}
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+def _calls(made: int) -> str:
+    return "1 call" if made == 1 else f"{made} calls"
 
 
-async def _bounded(response: httpx.Response) -> bytes:
-    """The whole body; raises _CallError where it is larger than we read, or compressed."""
-    if response.headers.get("content-encoding", "identity").lower() != "identity":
-        raise _CallError(why="compressed its answer although asked not to", worth_retrying=False, mend=_NO_API)
-    raw = bytearray()
-    async for chunk in response.aiter_raw():
-        raw += chunk
-        if len(raw) > MAX_ANSWER_BYTES:
-            raise _CallError(why=f"sent more than {MAX_ANSWER_BYTES // 1024} KB")
-    return bytes(raw)
-
-
-def _bad_status(response: httpx.Response, raw: bytes, now_s: float) -> _CallError:
-    status, code = response.status_code, chat.error_code(raw)
-    may_pass = status in WORTH_RETRYING or status >= httpx.codes.INTERNAL_SERVER_ERROR
-    return _CallError(
-        why=f"answered {status} ({code})" if code else f"answered {status}",
-        worth_retrying=may_pass and code != BALANCE_EMPTY,
-        wait_s=_retry_after_s(response.headers.get("retry-after", ""), now_s),
-        mend=_MENDS.get(status, _NO_API if response.is_redirect else _LATER),
-    )
-
-
-def _retry_after_s(value: str, now_s: float) -> float:
-    """Seconds to wait, given as a number or a date; 0 where it says nothing sane.
-
-    Source: RFC 9110 section 10.2.3.
-    """
-    if value.strip().isdecimal():
-        return min(float(value), LONGEST_WAIT_S)
-    try:
-        until_s: float = email.utils.parsedate_to_datetime(value).timestamp() - now_s
-    except (TypeError, ValueError, OverflowError):
-        return 0.0
-    return min(max(0.0, until_s), LONGEST_WAIT_S)
-
-
-def _reply(raw: bytes, profile: Profile) -> chat.Reply:
-    try:
-        return chat.reply_of(raw, profile)
-    except chat.NoReplyError as error:
-        raise _CallError(why=f"answered 200 with {error}", mend=_NO_API) from None
-
-
-def _judged(task: Task, reply: chat.Reply, max_tokens: int) -> answer.Judged:
-    """The reply's answer where it keeps to the rules; raises _CallError where it doesn't."""
-    if reply.finish == "content_filter":
-        raise _CallError(why="answered, and the provider's content filter cut it", answered=True)
-    try:
-        judged = answer.judge(task, answer.read(reply.content))
-    except answer.AnswerError as error:
-        cut_off = reply.finish == "length"
-        why = f"it is cut off at max_tokens = {max_tokens}: write less" if cut_off else str(error)
-        raise _CallError(why=f"answered, and not usably: {why}", answered=True, refused=(why,)) from None
-    if judged.breaches:
-        why = f"answered, and against the rules: {answer.rules_of(judged.breaches)}"
-        raise _CallError(why=why, answered=True, refused=answer.told_of(judged.breaches))
-    return judged
+def _names(profiles: tuple[Profile, ...]) -> list[str]:
+    """A name for each: its profile's; the second of one kind is called `ollama-2`."""
+    names: list[str] = []
+    for profile in profiles:
+        same = sum(name.partition("-")[0] == profile.name for name in names)
+        names.append(f"{profile.name}-{same + 1}" if same else profile.name)
+    return names

@@ -1,0 +1,105 @@
+"""A chat completion out of bytes as they come: streamed as events, or whole as JSON. Pure: no I/O.
+
+What arrives says which of the two it is: servers answer JSON though a stream was asked for, and
+some name either by the other's media type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from runtime.narrators import chat
+from runtime.narrators.sse import Events
+
+if TYPE_CHECKING:
+    from runtime.narrators.profile import Profile
+    from runtime.session import Usage
+
+DONE = "[DONE]"
+_BLANKS = b" \t\r\n"
+
+
+class StreamError(ValueError):
+    """The provider says in its answer that it failed; the message is its own short word for why."""
+
+
+class Streamed:
+    """Reads one answer: `feed` it every piece, then `end` it.
+
+    `text` is what the model has written so far, without its reasoning. `finish` is the provider's
+    finish_reason, '' while it has given none. `is_over`: nothing of the answer can follow.
+    """
+
+    def __init__(self, profile: Profile) -> None:
+        """Take the profile, which says how usage is read and which model was asked."""
+        self._profile = profile
+        self._events: Events | None = None
+        self._whole = bytearray()
+        self.text = ""
+        self.finish = ""
+        self.model = profile.model
+        self.usage: Usage = chat.usage_of(None, profile)
+        self.is_over = False
+
+    def feed(self, piece: bytes) -> str:
+        """Take a piece; what the model wrote in it, '' for noise. Raises StreamError."""
+        if self._events is None and not self._begins(piece):
+            return ""
+        if self._events is None:
+            return ""
+        return "".join([self._event(data) for data in self._events.feed(piece)])
+
+    def end(self) -> str:
+        """The answer has ended; what only now can be read of it. Raises StreamError and chat.NoReplyError."""
+        if self._events is not None:
+            rest = "".join([self._event(data) for data in self._events.end()])
+            if not self.text and not self.finish:
+                reason = "a stream without an answer"
+                raise chat.NoReplyError(reason)
+            return rest
+        reply = chat.reply_of(bytes(self._whole), self._profile)
+        self.text, self.finish, self.model, self.usage = reply.content, reply.finish, reply.model, reply.usage
+        self.is_over = True
+        return reply.content
+
+    def _begins(self, piece: bytes) -> bool:
+        """Whether a stream of events begins here; a whole answer, and blanks before either, are kept."""
+        self._whole += piece
+        first = bytes(self._whole).lstrip(_BLANKS)[:1]
+        if not first or first in b"{[<":
+            return False
+        self._events = Events()
+        before = bytes(self._whole[: len(self._whole) - len(piece)])
+        self._events.feed(before)
+        self._whole.clear()
+        return True
+
+    def _event(self, data: str) -> str:
+        if data.strip() == DONE:
+            self.is_over = True
+            return ""
+        try:
+            found = msgspec.json.decode(data)
+        except (msgspec.DecodeError, RecursionError):
+            return ""  # noise in a field of data is noise
+        return self._chunk(found) if isinstance(found, dict) and not self.is_over else ""
+
+    def _chunk(self, chunk: Mapping[str, Any]) -> str:
+        if chunk.get("error") or ("choices" not in chunk and "message" in chunk):
+            raise StreamError(chat.code_of(chunk))
+        self.model = chat.model_of(chunk.get("model"), self.model)
+        if chunk.get("usage"):
+            self.usage = chat.usage_of(chunk["usage"], self._profile)
+        choices = chunk.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+        if isinstance(choice.get("finish_reason"), str):
+            self.finish = choice["finish_reason"]
+        delta = choice.get("delta")
+        word = delta.get("content") if isinstance(delta, dict) else None
+        if not isinstance(word, str):
+            return ""
+        self.text += word
+        return word
