@@ -27,7 +27,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
-from runtime.errors import NarratorUnavailable, Overloaded, WorldError
+from runtime.errors import NarrationInvalid, NarratorUnavailable, Overloaded, WorldError
 from runtime.narrators import answer, chat, ladder, probing
 from runtime.narrators.profile import Profile, deepseek
 from runtime.narrators.provider import MAX_ANSWER_BYTES, Answer, CallError, Provider, Standing
@@ -253,16 +253,19 @@ class OpenAI:
         """The narration of what the calls brought. Raises NarratorUnavailable and NarrationInvalid."""
         if not turn.is_answered and turn.task.machine.definition.on_failure == "refuse":
             raise self._unavailable(turn)
-        return ladder.concluded(
-            turn.task,
-            turn.draft,
-            narrator=self.name,
-            model=turn.model,
-            attempts=turn.made,
-            rungs=tuple(turn.rungs),
-            usage=turn.usage,
-            spent=turn.spent(),
-        )
+        try:
+            return ladder.concluded(
+                turn.task,
+                turn.draft,
+                narrator=self.name,
+                model=turn.model,
+                attempts=turn.made,
+                rungs=tuple(turn.rungs),
+                usage=turn.usage,
+                spent=turn.spent(),
+            )
+        except NarrationInvalid as error:
+            raise _invalid(turn, error) from None
 
     def _unavailable(self, turn: _Turn) -> WorldError:
         facts: dict[str, Any] = {"rungs": tuple(turn.rungs), "attempts": turn.made}
@@ -276,6 +279,14 @@ class OpenAI:
 
     def _log(self, turn: _Turn, provider: Provider, why: str) -> None:
         _LOG.warning("call %d of %d: the model at %s %s", turn.made, MAX_CALLS, provider.profile.host, why)
+
+
+def _invalid(turn: _Turn, error: NarrationInvalid) -> NarrationInvalid:
+    """The same, with whom was asked and how often."""
+    last = turn.failed.why if turn.failed else f"answered, and not usably: {answer.rules_of(turn.draft.wrong)}"
+    message = f"the model at {turn.asked[-1].profile.host} {last}, after {_calls(turn.made)}"
+    hint = turn.failed.mend if turn.failed else error.hint
+    return NarrationInvalid(message, hint, rungs=tuple(turn.rungs), attempts=turn.made)
 
 
 def _unheard(_: str) -> None:
