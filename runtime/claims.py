@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from runtime.errors import IdempotencyMismatch, StaleTurn, TurnInProgress, ValidationError
+from runtime.session import expense_of
 
 if TYPE_CHECKING:
     from runtime.session import Entry
@@ -102,7 +103,7 @@ async def append(store: Store, entry: Entry, claim: Claim, once: Idempotency | N
     key meanwhile. Raises StaleTurn where nobody has.
     """
     try:
-        await store.append(entry, claim)
+        await store.append(entry, claim, expense_of(entry))
     except StaleTurn:
         if once is None:
             raise

@@ -19,7 +19,7 @@ import msgspec
 from runtime.errors import EdgewiseError, SessionExists, StaleTurn
 from runtime.formats import is_intact, read_entry
 from runtime.progress import Done, Found, Progress, Step
-from runtime.session import body_of
+from runtime.session import Expense, body_of, more_than
 
 if TYPE_CHECKING:
     from runtime.session import Entry
@@ -41,7 +41,7 @@ class Unreadable(EdgewiseError):
 
 
 async def copy(source: Store, target: Store, *, rows: int = WINDOW_ROWS) -> AsyncIterator[Step]:
-    """Copy a journal: its secret, its definitions, every entry as it is kept; then read it all back.
+    """Copy a journal: its secret, definitions and ledger, every entry as it is kept; then read it all back.
 
     Both are open; about `rows` entries are held at a time. Found says which sessions are not the same
     in both at the end, as those that were played on meanwhile; nothing of the target is overwritten.
@@ -52,6 +52,7 @@ async def copy(source: Store, target: Store, *, rows: int = WINDOW_ROWS) -> Asyn
     """
     await _become_copy(source, target)
     definitions = await _keep_definitions(source, target)
+    await _bring_ledger(source, target)
     total, before = 2 * await source.count(), await target.count()
     read, sessions, damage = Tally(), 0, list[Found]()
     async for window in _windows(_intact(source.walk(), damage), rows):
@@ -91,6 +92,16 @@ async def _keep_definitions(source: Store, target: Store) -> int:
     for digest in digests:
         await target.keep(digest, await source.kept(digest) or {})
     return len(digests)
+
+
+async def _bring_ledger(source: Store, target: Store) -> None:
+    """Add what the source has spent and the target doesn't say; again adds nothing."""
+    there = {(each.day, each.provider, each.model): each for each in await target.expenses(0)}
+    for each in await source.expenses(0):
+        nothing = Expense(day=each.day, provider=each.provider, model=each.model)
+        more = more_than(each, there.get((each.day, each.provider, each.model), nothing))
+        if more != nothing:
+            await target.spend("", more)
 
 
 async def _intact(walk: AsyncIterator[Row], damage: list[Found]) -> AsyncIterator[Row]:

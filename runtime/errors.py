@@ -10,7 +10,7 @@ EdgewiseError
 │   ├── Forbidden             ValidationError   UnknownEventType
 │   ├── OptionNotOffered      OptionEventMismatch
 │   ├── TextNotAllowed        ConstraintsUnsatisfiable
-│   └── NotImplementedYet
+│   └── BudgetExhausted       NotImplementedYet
 ├── MachineFault              a guard or an assign that errs while it runs; the session is as it was
 └── WorldError                the world's faults; the session is as it was
     ├── NarratorUnavailable   NarrationInvalid
@@ -214,6 +214,13 @@ class ConstraintsUnsatisfiable(ClientError):
     """No text at all is left under these constraints. Facts: what."""
 
     code = "constraints_unsatisfiable"
+
+
+class BudgetExhausted(ClientError):
+    """Nothing is left to tell another turn with. Facts: budget, and for a day's retry_after_seconds."""
+
+    code = "budget_exhausted"
+    retry = "same"
 
 
 class NotImplementedYet(ClientError):

@@ -219,7 +219,8 @@ async def _held_and_changed(
             head = _ours(claim, expected_turn)
             made = await make(await runtime.machine_of(head.after), head)
             entry = sealed(noted(made, once))
-            kept, store_s = await clocked(append(runtime.store, entry, claim, once, runtime.clock_ms()))
+            appending = append(runtime.store, entry, claim, once, runtime.clock_ms())
+            kept, store_s = await clocked(runtime.ledger.kept(entry, appending))
     return Played(kept, store_s=store_s, is_replayed=kept is not entry)
 
 
@@ -259,6 +260,7 @@ def _following(head: Entry, at_ms: int) -> Entry:
         answer=head.answer,
         kind="fork",
         last_turn=head.next_turn - 1,
+        total=head.total,
         prev_hash=head.hash,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec.structs import replace
 
-from runtime.session import JOURNAL_FORMAT, NOT_SHOWN, Entry, Origin, sealed
+from runtime.session import JOURNAL_FORMAT, NO_TOTAL, NOT_SHOWN, Entry, Origin, sealed
 
 
 def copied(entry: Entry, session_id: str, prev: Entry | None) -> Entry:
@@ -26,6 +26,7 @@ def copied(entry: Entry, session_id: str, prev: Entry | None) -> Entry:
             shown=NOT_SHOWN,
             key=None,
             request_hash="",
+            total=NO_TOTAL,
             origin=Origin(entry.session_id, entry.turn, entry.hash),
             prev_hash=prev.hash if prev else "",
         )

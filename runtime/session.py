@@ -7,16 +7,20 @@ machine's own words are in `model`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
-JOURNAL_FORMAT = 2
+JOURNAL_FORMAT = 3
 """The version of `Entry` as written; an older one is always read (see `formats`)."""
 RECENT_TURNS = 24
 """How many turns back `recent` reaches in a prompt at most, whatever the machine's budget of tokens."""
+COUNTED_SINCE = 3
+"""The first format whose entries carry what their session has spent."""
+DAY_MS = 86_400_000
+"""A day, in ms; a ledger's days are UTC's."""
 KEY_CHOICES = 8
 """How many choices an ending looks back on."""
 
@@ -170,6 +174,49 @@ class Spent(Struct, frozen=True, omit_defaults=True):
     total_ms: int = 0
 
 
+class Total(Struct, frozen=True, omit_defaults=True):
+    """What a session has spent from its first entry to this one, on all its branches: a rewind gives nothing back."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    calls: int = 0
+    cost_micros: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """What a budget counts: all that was asked and answered, cached or not."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+NO_USAGE, NO_COST, NO_TOTAL = Usage(), Spent(), Total()
+"""What stands in no entry's body: a telling that cost nothing, a session that has spent nothing."""
+
+
+class Expense(Struct, frozen=True, kw_only=True):
+    """What was spent on one day with one provider and model; one telling's, or the sum of many.
+
+    `day` counts days since 1970-01-01 UTC. `provider` and `model` are '' where none answered. `turns`
+    counts tellings that are in the journal, `failed` those that cost something and came to nothing.
+    """
+
+    day: int
+    provider: str = ""
+    model: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    calls: int = 0
+    cost_micros: int = 0
+    turns: int = 0
+    failed: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """What a budget counts: all that was asked and answered, cached or not."""
+        return self.prompt_tokens + self.completion_tokens
+
+
 class Session(Struct, frozen=True, kw_only=True):
     """A session after a turn: all that the next turn reads. Plain data; a turn makes a new one.
 
@@ -241,9 +288,10 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     or a fork had changed since the parent was told, and a regenerate what it stood on (None: the
     parent's). `answer` is the `data` exactly as it was answered to the request that made the entry
     (JSON); a regenerate keeps there the turn's own data, and in `shown` the rest of what it answered
-    (see `data`). `key` is that request's Idempotency-Key and `request_hash` its fingerprint. `child`
-    is the session that a fork made, on the source's side; `origin` says on the child's side where
-    an entry was copied from.
+    (see `data`). `total` is what the session has spent since format 3; a copy in a fork's child, or in
+    an import under another id, has none: what it took was spent elsewhere. `key` is that request's
+    Idempotency-Key and `request_hash` its fingerprint. `child` is the session that a fork made, on the
+    source's side; `origin` says on the child's side where an entry was copied from.
     """
 
     format: int
@@ -265,8 +313,9 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     narration: Mapping[str, Any] = {}
     narrator: str = ""
     model: str | None = None
-    usage: Usage = Usage()
-    spent: Spent = Spent()
+    usage: Usage = NO_USAGE
+    spent: Spent = NO_COST
+    total: Total = NO_TOTAL
     key: str | None = None
     request_hash: str = ""
     origin: Origin | None = None
@@ -307,6 +356,71 @@ class Node(Struct, frozen=True, kw_only=True):
     digest: str
     at_ms: int
 
+
+def total_after(before: Total, usage: Usage, spent: Spent) -> Total:
+    """The session's sum after a telling; the sum itself where the telling cost nothing."""
+    if not is_spent(usage, spent):
+        return before
+    return Total(
+        prompt_tokens=before.prompt_tokens + usage.prompt_tokens,
+        completion_tokens=before.completion_tokens + usage.completion_tokens,
+        cached_tokens=before.cached_tokens + usage.cached_tokens,
+        calls=before.calls + spent.calls,
+        cost_micros=before.cost_micros + spent.cost_micros,
+    )
+
+
+def is_spent(usage: Usage, spent: Spent) -> bool:
+    """Whether a model was asked, be it in vain."""
+    return usage != NO_USAGE or bool(spent.calls or spent.cost_micros)
+
+
+def expense_of(entry: Entry, *, is_kept: bool = True) -> Expense | None:
+    """What a telling adds to its day, None where it cost nothing; `is_kept` unless it came to nothing."""
+    usage, spent = entry.usage, entry.spent
+    if not is_spent(usage, spent):
+        return None
+    return expense(entry.at_ms, entry.model, usage, spent, is_kept=is_kept)
+
+
+def expense(at_ms: int, model: str | None, usage: Usage, spent: Spent, *, is_kept: bool) -> Expense:
+    """What was spent at a time (epoch, ms)."""
+    return Expense(
+        day=at_ms // DAY_MS,
+        provider=spent.provider,
+        model=model or "",
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
+        calls=spent.calls,
+        cost_micros=spent.cost_micros,
+        turns=int(is_kept),
+        failed=int(not is_kept),
+    )
+
+
+def summed(expenses: Iterable[Expense]) -> list[Expense]:
+    """One for each day, provider and model, in that order."""
+    sums: dict[tuple[int, str, str], Expense] = {}
+    for each in expenses:
+        key = (each.day, each.provider, each.model)
+        sums[key] = each if key not in sums else _added(sums[key], each)
+    return [sums[key] for key in sorted(sums)]
+
+
+def more_than(one: Expense, other: Expense) -> Expense:
+    """What one sum has and the other has not, in each count; 0 where the other has more."""
+    counts = {name: max(0, getattr(one, name) - getattr(other, name)) for name in EXPENSE_COUNTS}
+    return msgspec.structs.replace(one, **counts)
+
+
+def _added(one: Expense, other: Expense) -> Expense:
+    counts = {name: getattr(one, name) + getattr(other, name) for name in EXPENSE_COUNTS}
+    return msgspec.structs.replace(one, **counts)
+
+
+EXPENSE_COUNTS = Expense.__struct_fields__[3:]
+"""What of an expense is added up; the rest says whose it is."""
 
 _HELD_BYTES = 2047
 _canonical = msgspec.json.Encoder(order="sorted")

@@ -260,9 +260,11 @@ class Rules:
         """
         if entry.after.digest != entry.digest:
             return "the session after it has another definition"
-        if entry.is_telling:
-            return await self._why_told(machine, entry)
         head = await self._kept.before(entry)
+        if why := recompute.miscounted(entry, head):
+            return why
+        if entry.is_telling:
+            return await self._why_told(machine, entry, head)
         if head is None:
             return f"a session begins with a turn, and not with a {entry.kind}"
         telling = await self._kept.telling(entry)
@@ -277,10 +279,9 @@ class Rules:
         nodes = [node for node in await self._kept.tree(entry.session_id) if node.seq < entry.seq]
         return await recompute.left_to(self._kept, nodes, entry.turn, head)
 
-    async def _why_told(self, machine: Machine, entry: Entry) -> str:
+    async def _why_told(self, machine: Machine, entry: Entry, head: Entry | None) -> str:
         if entry.origin is not None:
             return recompute.of_copy(machine, entry, await recompute.before(self._kept, machine, entry))
-        head = await self._kept.before(entry)
         if entry.kind == "turn":
             return recompute.of_turn(machine, entry, head)
         if head is None:

@@ -19,6 +19,7 @@ from journal_entries import SCENE, entry_after, is_whole, line_of
 from runtime.errors import StoreUnavailable, ValidationError
 from runtime.formats import is_intact
 from runtime.progress import Done, Found, Progress, Step
+from runtime.session import Expense
 from runtime.stores import duckfile
 from runtime.stores.duckdb import DuckDBStore
 from runtime.stores.headfile import HeadFile
@@ -91,6 +92,13 @@ def altered(file: Path, *statements: str) -> None:
             db.execute(statement)
 
 
+def counted(file: Path, query: str) -> object:
+    """The one value that a query gives."""
+    with duckdb.connect(str(file)) as db:
+        ((value,),) = db.execute(query).fetchall()
+    return value
+
+
 # Formats.
 
 
@@ -124,6 +132,45 @@ async def test_a_journal_of_format_1_is_read_continued_and_verified(file: Path) 
         assert [node.parent for node in await store.tree("灯-ann")] == [None, *range(1, 10)]
         assert [damage async for damage in store.audit()] == []
     assert await looked(file) == ([], Done(is_good=True, facts={"path": str(file), "last": 16, "found": 0}))
+
+
+async def test_a_journal_of_format_2_is_read_continued_and_verified(file: Path) -> None:
+    """It gets a ledger; its entries keep their bytes; an older version would refuse it from now on."""
+    file.parent.mkdir()
+    with tarfile.open(JOURNALS / "format-2.tar.gz") as kept:
+        kept.extractall(file.parent, filter="data")
+
+    async with opened(file) as store:
+        entries = await store.entries("two")
+        rows = [row async for row in store.walk()]
+        assert {entry.format for entry in entries} == {2}
+        assert [entry.kind for entry in entries][-3:] == ["turn", "regenerate", "fork"]
+        assert all(is_intact(row.body, row.hash) for row in rows)
+        assert await store.expenses(0) == []
+        head = await store.head("child")
+        assert head is not None
+        await store.append(entry_after(head, "child"), None, Expense(day=1, calls=1))
+
+    async with opened(file) as store:
+        assert [row async for row in store.walk()][: len(rows)] == rows
+        assert await store.expenses(0) == [Expense(day=1, calls=1)]
+        assert [damage async for damage in store.audit()] == []
+    assert counted(file, "SELECT value FROM meta WHERE name = 'format'") == "3"
+
+
+async def test_a_long_ledger_is_added_up_when_the_file_is_opened(file: Path) -> None:
+    """A row for each group is written; what is read is the same sum."""
+    rows = duckfile.SPENT_ROWS_MAX + 1
+    async with opened(file) as store:
+        await store.spend("s1", Expense(day=2, provider="deepseek", calls=1))
+    one = "INSERT INTO ledger SELECT 1, 'deepseek', 'm', 1, 2, 3, 1, 7, 1, 0 FROM range(%d)"
+    altered(file, one % rows)
+
+    async with opened(file) as store:
+        first, second = await store.expenses(0)
+    assert (first.prompt_tokens, first.cost_micros, first.turns, first.failed) == (rows, 7 * rows, rows, 0)
+    assert second == Expense(day=2, provider="deepseek", calls=1)
+    assert counted(file, "SELECT count(*) FROM ledger") == 2
 
 
 async def test_a_journal_of_format_1_is_inspected_as_it_is(file: Path) -> None:

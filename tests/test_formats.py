@@ -1,12 +1,16 @@
 """The journal's formats: what an older version wrote is read, checked and continued.
 
 `journals/format1.jsonl` was written by the version that had format 1: its first line has the
-machine, each other line an entry's body as it was kept and the hash beside it.
+machine, each other line an entry's body as it was kept and the hash beside it. `journals/format2.jsonl`
+is what that version's own export gave of a session that was played, rewound, told anew and forked.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,13 +23,30 @@ from served import ROOT
 
 from runtime import loader
 from runtime.formats import is_intact, read_entry
+from runtime.importing import import_lines
+from runtime.narrators import Narration, Task
 from runtime.narrators.offline import Offline
-from runtime.session import JOURNAL_FORMAT, NOTHING, body_of, digest_of, hash_of, sealed
+from runtime.narrators.release import Release
+from runtime.progress import Done
+from runtime.session import (
+    JOURNAL_FORMAT,
+    NO_TOTAL,
+    NOTHING,
+    Spent,
+    Total,
+    Usage,
+    body_of,
+    digest_of,
+    hash_of,
+    sealed,
+)
 from runtime.stores import Row
 from runtime.stores.memory import MemoryStore
 from runtime.turn import Runtime
+from runtime.verify import verify
 
 OLD = ROOT / "tests" / "journals" / "format1.jsonl"
+OLD_2 = ROOT / "tests" / "journals" / "format2.jsonl"
 
 
 def old_journal() -> tuple[dict[str, str], list[Row]]:
@@ -93,6 +114,65 @@ async def test_a_session_of_format_1_plays_on_and_its_history_is_one_chain():
     assert head is not None
     assert (head.format, head.seq, head.parent, head.prev_hash) == (JOURNAL_FORMAT, 4, 3, rows[2].hash)
     assert [row.body async for row in store.walk()][:3] == [row.body for row in rows[:3]]
+
+
+class Paid(Offline):
+    """Told by a model, as far as anybody can see."""
+
+    name = "openai"
+
+    async def narrate(self, task: Task, release: Release) -> Narration:
+        """The offline words, at a price."""
+        told = await super().narrate(task, release)
+        return msgspec.structs.replace(told, usage=Usage(10, 5, 3), spent=Spent(provider="deepseek", calls=1))
+
+
+async def lines_of(file: Path) -> AsyncIterator[bytes]:
+    """A file's lines."""
+    for line in (await asyncio.to_thread(file.read_bytes)).splitlines():
+        yield line
+
+
+async def test_what_format_2_exported_is_taken_in_verified_and_continued():
+    """What it was told with is on record; the session's sum counts from format 3 on."""
+    definitions = json.loads(OLD_2.read_text(encoding="utf-8").splitlines()[0])["definitions"]
+    ((_, files),) = definitions.items()
+    machine = loader.load(files)
+    runtime = Runtime(MemoryStore(), Paid(), {machine.name: machine}, machine.name)
+    await runtime.open()
+
+    steps = [step async for step in import_lines(runtime, lines_of(OLD_2))]
+    before = await runtime.store.entries("two")
+    answer = await Client(runtime, "two").choose("search")
+
+    assert isinstance(steps[-1], Done)
+    assert [(each.format, each.kind) for each in before] == [
+        (2, "turn"), (2, "turn"), (2, "turn"), (2, "rewind"), (2, "turn"), (2, "regenerate"), (2, "fork"),
+    ]  # fmt: skip
+    assert before[1].usage == Usage(100, 20, 50)
+    assert {each.total for each in before} == {NO_TOTAL}
+    head = await runtime.store.head("two")
+    assert head is not None
+    assert (head.format, head.total) == (JOURNAL_FORMAT, Total(10, 5, 3, calls=1))
+    assert answer["session"]["turn"] == 6
+    assert [step async for step in verify(runtime)][-1].is_good
+    assert [step async for step in verify(runtime)][:-1] == []
+
+
+async def test_a_session_of_format_2_is_taken_in_under_another_id():
+    """Its entries are sealed anew, in this format."""
+    definitions = json.loads(OLD_2.read_text(encoding="utf-8").splitlines()[0])["definitions"]
+    ((_, files),) = definitions.items()
+    machine = loader.load(files)
+    runtime = Runtime(MemoryStore(), Offline(), {machine.name: machine}, machine.name)
+    await runtime.open()
+
+    _ = [step async for step in import_lines(runtime, lines_of(OLD_2), session_id="again")]
+
+    entries = await runtime.store.entries("again")
+    assert {entry.format for entry in entries} == {JOURNAL_FORMAT}
+    assert {entry.total for entry in entries} == {NO_TOTAL}
+    assert [step async for step in verify(runtime)][-1].is_good
 
 
 @given(

@@ -666,7 +666,10 @@ async def test_two_hosts_that_start_at_once_make_the_tables_once():
         secrets = await asyncio.gather(*(store.secret() for store in rivals))
         await asyncio.gather(*(store.close() for store in rivals))
 
-        assert asked(empty, "SELECT number, name FROM edgewise_migrations") == [(1, "0001_journal.sql")]
+        assert asked(empty, "SELECT number, name FROM edgewise_migrations") == [
+            (1, "0001_journal.sql"),
+            (2, "0002_ledger.sql"),
+        ]
         assert len(set(secrets)) == 1
         assert len(secrets[0]) == 32
 
@@ -706,7 +709,7 @@ async def test_a_first_start_that_never_gets_through_is_refused_with_what_to_loo
 async def test_tables_of_a_newer_version_are_refused(url):
     asked(url, "INSERT INTO edgewise_migrations VALUES (9999, '9999_later.sql', now())")
 
-    with pytest.raises(StoreUnavailable, match="have version 9999, and this version of Edgewise knows 1"):
+    with pytest.raises(StoreUnavailable, match="have version 9999, and this version of Edgewise knows 2"):
         await PostgresStore(url).open()
 
 
@@ -733,7 +736,7 @@ async def test_a_database_of_another_encoding_is_refused():
         server().execute("DROP DATABASE latin WITH (FORCE)")
 
 
-DISTRIBUTED = {"edgewise_sessions", "edgewise_entries", "edgewise_tombstones"}
+DISTRIBUTED = {"edgewise_sessions", "edgewise_entries", "edgewise_tombstones", "edgewise_ledger"}
 REFERENCES = {"edgewise_definitions", "edgewise_meta", "edgewise_migrations"}
 
 

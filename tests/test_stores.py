@@ -1,7 +1,7 @@
 """What every store does: one suite, run against each that ships.
 
 In this order: an entry and its head, the compare-and-set, claims, keys, the tree, whole sessions
-at once, lists, deletion, definitions, what is kept over a restart, and the walk over all rows.
+at once, lists, deletion, the ledger, definitions, what is kept over a restart, and the walk over all rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from served import ROOT
 
 from runtime.errors import SessionExists, StaleTurn, ValidationError
 from runtime.formats import is_intact, read_entry
-from runtime.session import NOTHING, Entry, body_of, sealed
+from runtime.session import NOTHING, Entry, Expense, body_of, sealed, summed
 from runtime.stores import Row, Store
 from runtime.stores.heads import node_of, row_of
 
@@ -784,6 +784,100 @@ async def test_what_a_caller_does_with_what_it_read_stays_its_own(store: Store) 
 
 
 # Definitions, the secret, the count.
+
+
+DEAR = Expense(
+    day=20_000, provider="deepseek", model="小模型", prompt_tokens=1000, completion_tokens=200, cached_tokens=900,
+    calls=2, cost_micros=1234, turns=1,
+)  # fmt: skip
+
+
+async def test_what_an_entry_cost_is_in_the_ledger_once_it_is_appended(store: Store) -> None:
+    """Summed by day, provider and model, over all sessions."""
+    first, second = line_of(2)
+    other_model = msgspec.structs.replace(DEAR, model="")
+    next_day = msgspec.structs.replace(DEAR, day=20_001)
+
+    await store.append(first, await store.claim("s1"), DEAR)
+    await store.append(second, None, next_day)
+    await store.append(entry_after(None, "s2"), None, DEAR)
+    await store.append(entry_after(None, "s3"), None, other_model)
+    await store.append(entry_after(None, "s4"))
+
+    assert await store.expenses(0) == [other_model, summed([DEAR, DEAR])[0], next_day]
+    assert await store.expenses(20_001) == [next_day]
+    assert await store.expenses(20_002) == []
+
+
+async def test_a_session_that_spends_many_times_a_day_has_one_sum(store: Store) -> None:
+    for entry in line_of(5):
+        await store.append(entry, None, DEAR)
+
+    assert await store.expenses(0) == summed([DEAR] * 5)
+
+
+async def test_a_hundred_sessions_that_spend_at_once_are_all_counted(store: Store) -> None:
+    """Some of them cost nothing."""
+    entries = [entry_after(None, f"s{number}") for number in range(100)]
+
+    await asyncio.gather(*(store.append(each, None, DEAR if at % 3 else None) for at, each in enumerate(entries)))
+
+    assert await store.expenses(0) == summed([DEAR] * 66)
+
+
+async def test_an_entry_that_is_not_kept_costs_nothing(store: Store) -> None:
+    first, second = line_of(2)
+    await store.append(first, None, DEAR)
+
+    with pytest.raises(StaleTurn):
+        await store.append(first, None, DEAR)
+    held = await store.claim("s1")
+    await store.release(held)
+    assert (await store.claim("s1")).is_mine
+    with pytest.raises(StaleTurn):
+        await store.append(second, held, DEAR)
+
+    assert await store.expenses(0) == [DEAR]
+
+
+async def test_what_a_turn_cost_that_came_to_nothing_is_in_the_ledger_too(store: Store) -> None:
+    """Of a session that is not there, too."""
+    lost = msgspec.structs.replace(DEAR, turns=0, failed=1)
+
+    await store.spend("s1", lost)
+    await store.append(entry_after(None), None, DEAR)
+    await store.spend("nobody", lost)
+
+    assert await store.expenses(0) == summed([lost, DEAR, lost])
+    assert await store.head("nobody") is None
+
+
+async def test_what_a_deleted_session_had_cost_stays_spent(store: Store) -> None:
+    await store.append(entry_after(None), None, DEAR)
+
+    assert await store.delete("s1") is True
+
+    assert await store.expenses(0) == [DEAR]
+
+
+async def test_a_session_that_is_taken_in_costs_nothing(store: Store) -> None:
+    """What it took was spent where it was played."""
+    await store.adopt([row_of(entry) for entry in line_of(3)])
+
+    assert await store.expenses(0) == []
+
+
+async def test_the_ledger_is_there_when_the_store_is_opened_again(home: Home) -> None:
+    for _ in range(2):
+        store = home.store()
+        await store.open()
+        await store.spend("s1", DEAR)
+        await store.close()
+
+    store = home.store()
+    await store.open()
+    assert await store.expenses(0) == summed([DEAR, DEAR])
+    await store.close()
 
 
 async def test_definitions_are_kept_by_their_digest(store: Store) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
 
-from runtime.session import Spent, Usage
+from runtime.session import NO_COST, NO_USAGE, Spent, Usage
 
 if TYPE_CHECKING:
     from runtime.constraints import Bounds
@@ -62,8 +62,8 @@ class Narration(Struct, frozen=True, kw_only=True):
     attempts: int = 1
     rungs: tuple[str, ...] = ()
     fallback: tuple[str, ...] = ()
-    usage: Usage = Usage()
-    spent: Spent = Spent()
+    usage: Usage = NO_USAGE
+    spent: Spent = NO_COST
     said: Mapping[str, int] = {}
     warnings: tuple[str, ...] = ()
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from runtime.session import Entry, Node
+from runtime.session import Entry, Expense, Node
 
 
 class Claim(Struct, frozen=True, kw_only=True):
@@ -105,8 +105,8 @@ class Store(Protocol):
         """Whether somebody holds the session now."""
         ...
 
-    async def append(self, entry: Entry, claim: Claim | None = None) -> None:
-        """Add an entry; returns when it is durable, and the claim is over.
+    async def append(self, entry: Entry, claim: Claim | None = None, expense: Expense | None = None) -> None:
+        """Add an entry, and to the ledger what it cost; returns when both are durable, and the claim is over.
 
         Compare-and-set: raises StaleTurn unless `entry.seq` is the head's `seq + 1` and
         `entry.prev_hash` its hash (1 and '' where there is no session), and where the claim was
@@ -127,8 +127,17 @@ class Store(Protocol):
     async def delete(self, session_id: str, claim: Claim | None = None) -> bool:
         """Remove a session for good; False where there was none.
 
-        What stays is a tombstone that keeps the chain of hashes, without text.
+        What stays is a tombstone that keeps the chain of hashes, without text; and in the ledger what
+        it had cost, since that was spent.
         """
+        ...
+
+    async def spend(self, session_id: str, expense: Expense) -> None:
+        """Add to the ledger what no entry of the session says: what a turn cost that came to nothing."""
+        ...
+
+    async def expenses(self, since: int) -> list[Expense]:
+        """The ledger from a day on: one sum for each day, provider and model, oldest first."""
         ...
 
     async def keep(self, digest: str, files: Mapping[str, str]) -> None:

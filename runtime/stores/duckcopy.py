@@ -21,7 +21,7 @@ from runtime.stores.tables import COPY_SPAN, Connection, Values, rows_of
 
 ALONE = ".alone"
 """The folder in which a file has another name, while it is looked at without its log."""
-_COPIED = ("tombstones", "definitions", "meta")
+_COPIED = ("tombstones", "definitions", "ledger", "meta")
 _COPIED_LINKS = tables.LINKS.replace("FROM entries", "FROM copy.entries").replace("FROM tomb", "FROM copy.tomb")
 _LAST_GROUP = """
     SELECT greatest(0, (SELECT max(grp) FROM entries), (SELECT max(grp) FROM tombstones))

@@ -20,7 +20,7 @@ import msgspec
 from runtime.errors import StoreUnavailable
 from runtime.formats import read_entry
 from runtime.progress import Done, Step
-from runtime.session import Entry, Node
+from runtime.session import Entry, Expense, Node
 from runtime.stores import Claim, Damage, Row, tables
 from runtime.stores.duckfile import DuckFile
 from runtime.stores.groups import GroupWriter
@@ -36,6 +36,8 @@ LIST_SPAN = 4096
 """How many of the newest entries a list looks at first; four times as many each time it needs more."""
 
 _encode = msgspec.json.Encoder().encode
+_Written = tuple[Values, Expense | None]
+"""An entry's row, and what it cost."""
 
 
 class DuckDBStore:
@@ -68,7 +70,7 @@ class DuckDBStore:
         self._copying: asyncio.Future[None] | None = None
         self._is_closing = False
         self._file: DuckFile | None = None
-        self._writer: GroupWriter[Values] | None = None
+        self._writer: GroupWriter[_Written] | None = None
 
     @property
     def failed(self) -> str:
@@ -94,7 +96,7 @@ class DuckDBStore:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         on_failed = partial(asyncio.get_running_loop().call_soon_threadsafe, self._has_failed.set)
         self._file = await asyncio.to_thread(DuckFile, self._path, self._owner, self._lock_wait_s, on_failed)
-        self._writer = GroupWriter(self._file.append, lambda: bool(self.failed))
+        self._writer = GroupWriter(self._commit, lambda: bool(self.failed))
 
     async def head(self, session_id: str) -> Entry | None:
         """The session's newest entry, None where the session does not exist."""
@@ -152,7 +154,7 @@ class DuckDBStore:
         """Whether somebody holds the session now."""
         return session_id in self._leases
 
-    async def append(self, entry: Entry, claim: Claim | None = None) -> None:
+    async def append(self, entry: Entry, claim: Claim | None = None, expense: Expense | None = None) -> None:
         """Add an entry; returns when it is synced to disk, and the claim is over.
 
         Raises StaleTurn where it does not follow the head, or the claim was lost. A cancelled
@@ -163,7 +165,7 @@ class DuckDBStore:
             known = await self._at_rest(session_id)
             follows(entry, known.head)
             self._leases.check(claim)
-            done = self._open_writer().write(tables.values_of(entry))
+            done = self._open_writer().write((tables.values_of(entry), expense))
             await self._under_way_until(done, session_id, partial(self._follow, known, entry, claim))
 
     async def adopt(self, rows: Sequence[Row]) -> None:
@@ -202,6 +204,16 @@ class DuckDBStore:
             done = self._open_writer().run(partial(self._opened().delete, session_id))
             await self._under_way_until(done, session_id, partial(self._forget, session_id, claim))
             return True
+
+    async def spend(self, session_id: str, expense: Expense) -> None:  # noqa: ARG002 - the file's ledger names none
+        """Add to the ledger what no entry of the session says."""
+        await self._write(tables.SPEND, tables.spent_values(expense))
+
+    async def expenses(self, since: int) -> list[Expense]:
+        """The ledger from a day on."""
+        names = Expense.__struct_fields__
+        rows = await self._read(tables.EXPENSES, [since])
+        return [Expense(**dict(zip(names, row, strict=True))) for row in rows]
 
     async def keep(self, digest: str, files: Mapping[str, str]) -> None:
         """Keep a definition's files (path → text) under their digest; again is no error."""
@@ -297,6 +309,11 @@ class DuckDBStore:
         await asyncio.to_thread(writer.stop)
         file, self._file = self._opened(), None
         await asyncio.to_thread(file.close)
+
+    def _commit(self, group: Sequence[_Written]) -> None:
+        """Make a group durable, with what it cost."""
+        expenses = [expense for _, expense in group if expense is not None]
+        self._opened().append([values for values, _ in group], expenses)
 
     async def _one_copy(
         self, steps: Generator[Step, None, None], start: Callable[[Callable[[], None]], Awaitable[None]]
@@ -432,7 +449,7 @@ class DuckDBStore:
             raise StoreUnavailable("the journal is not open", hint="Start the server again.")
         return self._file
 
-    def _open_writer(self) -> GroupWriter[Values]:
+    def _open_writer(self) -> GroupWriter[_Written]:
         if self._writer is None:
             raise StoreUnavailable("the journal is closed: the server is shutting down", hint="Send it again.")
         return self._writer

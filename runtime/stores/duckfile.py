@@ -23,6 +23,7 @@ import duckdb
 
 from runtime.errors import StoreUnavailable
 from runtime.progress import Done, Step
+from runtime.session import Expense, summed
 from runtime.stores import duckcopy, tables
 from runtime.stores.duckcopy import beside, size_of, sync_folder
 from runtime.stores.headfile import HeadFile, Link, lost_after
@@ -32,6 +33,8 @@ from runtime.stores.tables import Connection, Values, rows_of
 READERS = 2
 MEMORY = "1GB"
 """What DuckDB may keep in memory, where the machine has more: else it keeps whatever it has read."""
+SPENT_ROWS_MAX = 10_000
+"""More rows of the ledger than these are added up when the file is opened."""
 FETCHED = 64
 """Rows are fetched so many at a time."""
 
@@ -83,12 +86,14 @@ class DuckFile:
         """The last row's place in the whole journal; 0 where it is empty."""
         return self._end.pos
 
-    def append(self, rows: Sequence[Values]) -> None:
-        """Commit a group. Raises StoreUnavailable; then nothing of it is there."""
+    def append(self, rows: Sequence[Values], expenses: Sequence[Expense] = ()) -> None:
+        """Commit a group and what it cost. Raises StoreUnavailable; then nothing of it is there."""
         links = [*self._links(rows)]
-        with self._transaction(), self._appending() as appender:
+        with self._transaction() as db, self._appending() as appender:
             appender.append_rows([(*row, link.pos, link.chain) for row, link in zip(rows, links, strict=True)])
             appender.flush()
+            for expense in summed(expenses):
+                db.execute(tables.SPEND, tables.spent_values(expense))
         self._move_along(links)
 
     def delete(self, session_id: str) -> None:
@@ -403,7 +408,7 @@ def _unreadable(path: Path, record: HeadFile, error: duckdb.Error) -> StoreUnava
     with looked_at(path) as (db, why):
         if not why:
             return StoreUnavailable(f"{path} can't be opened: {error}", hint=_NO_FILE)
-        last = duckcopy.last_of(db) if format_of(db) == tables.FILE_FORMAT else 0
+        last = duckcopy.last_of(db) if format_of(db) > 1 else 0
     lost = lost_after(record.read(), last)
     return StoreUnavailable(
         f"{why}. {f'{record.path} says that {lost}' if lost else 'Nothing that was recorded is missing'}. "
@@ -467,7 +472,24 @@ def _create(db: duckdb.DuckDBPyConnection) -> None:
     for name, columns in tables.TABLES.items():
         db.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns})")
     db.execute(tables.NAME, ["format", str(tables.FILE_FORMAT)])
+    db.execute(tables.RENAME, ["format", str(tables.FILE_FORMAT)])
     db.execute(tables.NAME, ["secret", secrets.token_hex(32)])
+    if rows_of(db, tables.SPENT_ROWS)[0][0] > SPENT_ROWS_MAX:
+        _add_up(db)
+
+
+def _add_up(db: duckdb.DuckDBPyConnection) -> None:
+    """Leave the ledger one row for each day, provider and model."""
+    sums = rows_of(db, tables.EXPENSES, 0)
+    db.begin()
+    try:
+        db.execute(tables.FORGET_SPENT)
+        for values in sums:
+            db.execute(tables.SPEND, [*values])
+        db.commit()
+    except BaseException:
+        db.rollback()
+        raise
 
 
 def format_of(db: Connection) -> int:

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from runtime.formats import read_entry
-from runtime.session import Entry, Node, body_of
+from runtime.session import Entry, Expense, Node, body_of, summed
 from runtime.stores import Claim, Damage, Row
 from runtime.stores.heads import cursor_of, follows, node_of, position_of, refuse_existing
 from runtime.stores.leases import Leases
@@ -28,6 +28,7 @@ class MemoryStore:
         self._positions: dict[str, int] = {}  # session → where its head stands, oldest first
         self._position = 0
         self._kept: dict[str, dict[str, str]] = {}
+        self._expenses: list[Expense] = []
         self._secret = secrets.token_bytes(32)
         self._leases = Leases()
 
@@ -79,11 +80,13 @@ class MemoryStore:
         """Whether somebody holds the session now."""
         return session_id in self._leases
 
-    async def append(self, entry: Entry, claim: Claim | None = None) -> None:
+    async def append(self, entry: Entry, claim: Claim | None = None, expense: Expense | None = None) -> None:
         """Add an entry. Raises StaleTurn where it does not follow the head, or the claim was lost."""
         follows(entry, await self.head(entry.session_id))
         self._leases.check(claim)
         self._entries.setdefault(entry.session_id, []).append((body_of(entry), entry.hash))
+        if expense is not None:
+            await self.spend(entry.session_id, expense)
         self._moved(entry.session_id)
         self._leases.release(claim)
 
@@ -114,6 +117,14 @@ class MemoryStore:
         self._positions.pop(session_id, None)
         self._leases.release(claim)
         return self._entries.pop(session_id, None) is not None
+
+    async def spend(self, session_id: str, expense: Expense) -> None:  # noqa: ARG002 - the sum is all that is asked for
+        """Add to the ledger what no entry of the session says."""
+        self._expenses = summed([*self._expenses, expense])
+
+    async def expenses(self, since: int) -> list[Expense]:
+        """The ledger from a day on."""
+        return [each for each in self._expenses if each.day >= since]
 
     async def keep(self, digest: str, files: Mapping[str, str]) -> None:
         """Keep a definition's files (path → text) under their digest; again is no error."""

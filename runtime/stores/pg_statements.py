@@ -80,13 +80,13 @@ WRITE: Final = f"""
     INSERT INTO edgewise_entries ({_ENTRY})
     VALUES (%(session_id)s, %(seq)s, %(turn)s, %(parent)s, %(kind)s, %(source)s, %(state)s, %(digest)s, %(key)s,
         %(at_ms)s, %(hash)s, %(body)s)"""
-GROUP: Final = f"""
+_GROUP = f"""
     WITH given AS (
         SELECT * FROM unnest(%(session_id)b::text[], %(seq)b::bigint[], %(turn)b::bigint[], %(parent)b::bigint[],
             %(kind)b::text[], %(source)b::text[], %(state)b::text[], %(digest)b::text[], %(key)b::text[],
             %(at_ms)b::bigint[], %(hash)b::text[], %(body)b::text[], %(prev_hash)b::text[], %(epoch)b::bigint[],
-            %(player_id)b::text[], %(ended)b::boolean[])
-        AS given ({_ENTRY}, prev_hash, epoch, player_id, ended)
+            %(player_id)b::text[], %(ended)b::boolean[]{{arrays}})
+        AS given ({_ENTRY}, prev_hash, epoch, player_id, ended{{columns}})
     ), moved AS (
         UPDATE edgewise_sessions AS head
         SET seq = given.seq, hash = given.hash, turn = given.turn, player_id = given.player_id, ended = given.ended,
@@ -95,12 +95,37 @@ GROUP: Final = f"""
         WHERE head.session_id = given.session_id AND head.seq = given.seq - 1 AND head.hash = given.prev_hash
             AND head.lease_epoch = given.epoch
         RETURNING given.session_id
-    )
+    ){{spent}}
     INSERT INTO edgewise_entries ({_ENTRY})
     SELECT {", ".join(f"given.{name}" for name in _ENTRY.split(", "))}
     FROM given JOIN moved ON moved.session_id = given.session_id
     RETURNING session_id"""
+GROUP: Final = _GROUP.format(arrays="", columns="", spent="")
 """A group's entries in one statement; those whose session is returned are there, no other is."""
+
+_COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "calls", "cost_micros", "turns", "failed")
+_EXPENSE = ", ".join(("day", "provider", "model", *_COUNTS))
+_ADD_UP = f"""ON CONFLICT (session_id, day, provider, model) DO UPDATE SET
+            {", ".join(f"{name} = kept.{name} + EXCLUDED.{name}" for name in _COUNTS)}"""
+SPEND: Final = f"""
+    INSERT INTO edgewise_ledger AS kept (session_id, {_EXPENSE})
+    VALUES (%(session_id)s, %(day)s, %(provider)s, %(model)s, {", ".join(f"%({name})s" for name in _COUNTS)})
+        {_ADD_UP}"""
+GROUP_AT_COST: Final = _GROUP.format(
+    arrays=", %(day)b::bigint[], %(provider)b::text[], %(model)b::text[], "
+    + ", ".join(f"%({name})b::bigint[]" for name in _COUNTS),
+    columns=f", {_EXPENSE}",
+    spent=f""", spent AS (
+        INSERT INTO edgewise_ledger AS kept (session_id, {_EXPENSE})
+        SELECT given.session_id, {", ".join(f"given.{name}" for name in _EXPENSE.split(", "))}
+        FROM given JOIN moved ON moved.session_id = given.session_id WHERE given.day IS NOT NULL
+        {_ADD_UP}
+    )""",
+)
+"""The same with what they cost; a group that cost nothing does without it."""
+EXPENSES: Final = f"""
+    SELECT day, provider, model, {", ".join(f"sum({name})::bigint" for name in _COUNTS)}
+    FROM edgewise_ledger WHERE day >= %(since)s GROUP BY day, provider, model ORDER BY day, provider, model"""
 FENCE: Final = """
     UPDATE edgewise_sessions SET lease_epoch = %(fence)s
     WHERE session_id = %(session_id)s AND lease_epoch = ANY(%(epochs)s::bigint[])

@@ -17,17 +17,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runtime.errors import StoreUnavailable
+from runtime.session import Expense
 from runtime.stores.pg_pool import Conflict, Lost, Rejected, pause, unavailable
 from runtime.stores.pg_statements import (
     BEGIN,
     COMMIT,
     FENCE,
     GROUP,
+    GROUP_AT_COST,
     IMPATIENT,
     IS_THERE,
     MAKE_ROOM,
     MOVE,
     ROLLBACK,
+    SPEND,
     STANDING,
     WRITE,
 )
@@ -40,6 +43,8 @@ GROUP_MAX = 256
 """Entries in one statement at most, so that no one waits behind a very long one."""
 GROUPS_AT_ONCE = 2
 """Groups under way at once: one is sent while another waits for the disk."""
+
+EXPENSE_FIELDS = Expense.__struct_fields__
 
 _log = logging.getLogger(__name__)
 
@@ -69,9 +74,10 @@ class Job:
     the entry is there; not, where it does not follow the head or the claim was lost.
     """
 
-    def __init__(self, entry: Entry, body: str, epoch: int | None) -> None:
+    def __init__(self, entry: Entry, body: str, epoch: int | None, expense: Expense | None = None) -> None:
         self.session_id = entry.session_id
         self.begins = entry.seq == 1
+        self.is_paid = expense is not None
         self.is_claimed = epoch is not None
         self.epochs = [] if epoch is None else [epoch]
         self.done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -82,11 +88,17 @@ class Job:
             "player_id": entry.after.player_id,
             "ended": entry.after.ended,
         }
+        self._expense = {name: getattr(expense, name, None) for name in EXPENSE_FIELDS}
 
     @property
     def values(self) -> dict[str, Any]:
         """The entry's and its head's columns, by name."""
         return {**self._values, "epoch": self.epochs[-1], "epochs": self.epochs}
+
+    @property
+    def values_at_cost(self) -> dict[str, Any]:
+        """The same with the columns of what it cost, NULL where it cost nothing."""
+        return {**self.values, **self._expense}
 
     def learn(self, seq: int, hash_: str, epoch: int) -> None:
         """Take the epoch that the session has, if the entry follows its head; else it is stale."""
@@ -260,9 +272,10 @@ async def _standings(link: Link, jobs: Sequence[Job]) -> list[Rows]:
 
 async def _write_group(link: Link, jobs: list[Job]) -> set[str]:
     """Write all in one statement. Returns the sessions whose entry is there now."""
-    each = [job.values for job in jobs]
+    is_paid = any(job.is_paid for job in jobs)
+    each = [job.values_at_cost if is_paid else job.values for job in jobs]
     columns = {name: [values[name] for values in each] for name in each[0] if name != "epochs"}
-    return {session_id for (session_id,) in await link.rows(GROUP, columns)}
+    return {session_id for (session_id,) in await link.rows(GROUP_AT_COST if is_paid else GROUP, columns)}
 
 
 async def _write_one(link: Link, jobs: list[Job]) -> set[str]:
@@ -272,7 +285,8 @@ async def _write_one(link: Link, jobs: list[Job]) -> set[str]:
     if not moved:
         await link.rows(ROLLBACK)
         return set()
-    await link.each((WRITE, job.values), (COMMIT, {}))
+    spend: list[Statement] = [(SPEND, job.values_at_cost)] if job.is_paid else []
+    await link.each((WRITE, job.values), *spend, (COMMIT, {}))
     return {job.session_id}
 
 

@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from runtime.errors import StoreUnavailable
 from runtime.formats import read_entry
-from runtime.session import Entry, Node, body_of
+from runtime.session import Entry, Expense, Node, body_of
 from runtime.stores import Claim, Damage, Row
 from runtime.stores import pg_statements as sql
 from runtime.stores.heads import follows, position_of, refuse_existing
@@ -200,11 +200,11 @@ class PostgresStore:
         """Whether somebody holds the session now."""
         return bool(await self._rows(sql.IS_HELD, session_id=session_id))
 
-    async def append(self, entry: Entry, claim: Claim | None = None) -> None:
+    async def append(self, entry: Entry, claim: Claim | None = None, expense: Expense | None = None) -> None:
         """Add an entry. Raises StaleTurn where it does not follow the head, or the claim was lost."""
         if claim is not None and not claim.is_mine:
             raise taken_over(claim)
-        job = Job(entry, body_of(entry).decode(), None if claim is None else self._leases.epoch_of(claim))
+        job = Job(entry, body_of(entry).decode(), None if claim is None else self._leases.epoch_of(claim), expense)
         try:
             is_there = await self._writer.append(job)
         finally:
@@ -264,6 +264,15 @@ class PostgresStore:
         if claim is not None:
             self._leases.ended(claim)
         return is_deleted
+
+    async def spend(self, session_id: str, expense: Expense) -> None:
+        """Add to the ledger what no entry of the session says; twice at worst, where the connection is lost."""
+        await self._rows(sql.SPEND, session_id=session_id, **msgspec.structs.asdict(expense))
+
+    async def expenses(self, since: int) -> list[Expense]:
+        """The ledger from a day on; reads a row for each session that was played since."""
+        rows = await self._rows(sql.EXPENSES, since=since)
+        return [Expense(**dict(zip(Expense.__struct_fields__, row, strict=True))) for row in rows]
 
     async def keep(self, digest: str, files: Mapping[str, str]) -> None:
         """Keep a definition's files (path → text) under their digest; again is no error."""

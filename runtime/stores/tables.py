@@ -16,10 +16,10 @@ from msgspec import Struct
 
 from runtime.errors import StoreUnavailable
 from runtime.formats import is_intact
-from runtime.session import Entry, body_of
+from runtime.session import Entry, Expense, body_of
 from runtime.stores import Damage
 
-FILE_FORMAT = 2
+FILE_FORMAT = 3
 """The version of the tables. An older file is upgraded when it is opened, a newer one is refused."""
 
 BODY_SPAN = 2048
@@ -77,6 +77,9 @@ TABLES = {
     # What a deletion leaves of each entry, and one more for the deletion itself: no name and no text.
     "tombstones": "pos BIGINT, hash VARCHAR, chain VARCHAR, at_ms BIGINT",
     "definitions": "digest VARCHAR, files VARCHAR",
+    # What was spent, without a session's name: a row for each group of a day, added up when the file is opened.
+    "ledger": "day BIGINT, provider VARCHAR, model VARCHAR, prompt_tokens BIGINT, completion_tokens BIGINT, "
+    "cached_tokens BIGINT, calls BIGINT, cost_micros BIGINT, turns BIGINT, failed BIGINT",
     "meta": "name VARCHAR, value VARCHAR",
 }
 INSERT = "INSERT INTO entries SELECT " + ", ".join(
@@ -95,6 +98,15 @@ META = "SELECT value FROM meta WHERE name = $1"
 NAME = "INSERT INTO meta SELECT $1, $2 WHERE NOT EXISTS (FROM meta WHERE name = $1)"
 RENAME = "UPDATE meta SET value = $2 WHERE name = $1"
 COUNT = "SELECT count(*) FROM entries"
+SPEND = "INSERT INTO ledger VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+EXPENSES = """
+    SELECT day, provider, model, sum(prompt_tokens)::BIGINT, sum(completion_tokens)::BIGINT,
+        sum(cached_tokens)::BIGINT, sum(calls)::BIGINT, sum(cost_micros)::BIGINT, sum(turns)::BIGINT,
+        sum(failed)::BIGINT
+    FROM ledger WHERE day >= $1 GROUP BY day, provider, model ORDER BY day, provider, model
+"""
+SPENT_ROWS = "SELECT count(*) FROM ledger"
+FORGET_SPENT = "DELETE FROM ledger"
 
 HEADS = """
     SELECT newest.session_id, body, hash, keys
@@ -160,6 +172,11 @@ def sid_of(session_id: str) -> int:
 def chained(chain: str, hash_: str) -> str:
     """The chain's next link: the SHA-256 over the link before and a row's hash, in hex."""
     return hashlib.sha256(f"{chain}{hash_}".encode()).hexdigest()
+
+
+def spent_values(expense: Expense) -> list[Any]:
+    """An expense in the order of the ledger's columns."""
+    return [getattr(expense, name) for name in Expense.__struct_fields__]
 
 
 class _After(Struct, frozen=True):

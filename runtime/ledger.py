@@ -1,0 +1,206 @@
+"""What telling costs: whether a budget leaves anything for another turn, and the sum of a day.
+
+What a session has spent stands in its head entry, so that its budget needs no look at the store. A
+day's sum is every process's: it is read from the store every few seconds, and what this process
+spends meanwhile is added to it. Turns that are told at the same time see the same sum: they may
+overshoot a budget by what they are about to spend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
+
+from runtime.errors import BudgetExhausted, StoreUnavailable
+from runtime.session import DAY_MS, NO_COST, NO_USAGE, Entry, Expense, Spent, Usage, expense, expense_of, is_spent
+
+if TYPE_CHECKING:
+    from runtime.stores import Store
+
+POLL_MS = 5_000
+"""How old the sum of a day may be, in ms: by so much the budgets of several processes lag."""
+MICROS = 1_000_000
+"""A unit of the price tables' currency, in the millionths that costs are counted in."""
+
+_log = logging.getLogger(__name__)
+Budget = Literal["session_tokens", "session_cost", "day_tokens", "day_cost"]
+
+
+class Budgets(Struct, frozen=True, kw_only=True):
+    """How much may be spent on telling; 0 = as much as it takes.
+
+    Costs are in millionths of the price tables' currency. `on_budget` is what becomes of a turn for
+    which nothing is left: it is told offline, or refused.
+    """
+
+    session_tokens: int = 0
+    session_cost_micros: int = 0
+    day_tokens: int = 0
+    day_cost_micros: int = 0
+    on_budget: Literal["offline", "refuse"] = "offline"
+
+    @property
+    def has_days(self) -> bool:
+        """Whether a day's sum counts."""
+        return bool(self.day_tokens or self.day_cost_micros)
+
+
+NO_BUDGETS = Budgets()
+
+
+class Bill:
+    """What a turn under way has cost so far."""
+
+    def __init__(self) -> None:
+        self.model: str | None = None
+        self.usage = NO_USAGE
+        self.spent = NO_COST
+
+    def charge(self, usage: Usage, spent: Spent, model: str | None = None) -> None:
+        """Put down what a telling took."""
+        self.usage, self.spent, self.model = usage, spent, model
+
+
+class _Sum(Struct):
+    tokens: int = 0
+    cost_micros: int = 0
+
+    def add(self, each: Expense) -> None:
+        self.tokens += each.tokens
+        self.cost_micros += each.cost_micros
+
+
+class Ledger:
+    """Counts what is spent, and knows when it is enough. `observe` is told of every expense."""
+
+    def __init__(
+        self,
+        store: Store,
+        budgets: Budgets,
+        clock_ms: Callable[[], int],
+        observe: Callable[[Expense], None] = lambda _: None,
+    ) -> None:
+        self.budgets = budgets
+        self.observe = observe
+        self._store = store
+        self._clock_ms = clock_ms
+        self._day = -1
+        self._read_ms = 0
+        self._stored = _Sum()
+        self._own = _Sum()
+        self._reading: asyncio.Task[None] | None = None
+
+    async def short_of(self, head: Entry | None) -> Budget | None:
+        """The budget that leaves nothing for another turn of a session, None where each does.
+
+        Raises BudgetExhausted instead where such a turn is to be refused.
+        """
+        short = self._of_session(head) or await self._of_day()
+        if short is None or self.budgets.on_budget == "offline":
+            return short
+        is_day = short.startswith("day")
+        again = {"retry_after_seconds": self._seconds_left()} if is_day else {}
+        raise BudgetExhausted(
+            f"the {'day' if is_day else 'session'}'s budget for telling is used up ({short})",
+            "Send the same tomorrow (UTC), or ask the operator." if is_day else "Ask the operator for a larger one.",
+            budget=short,
+            **again,
+        )
+
+    @asynccontextmanager
+    async def billing(self, session_id: str) -> AsyncIterator[Bill]:
+        """Count what was spent on a turn that comes to nothing: where something is raised inside.
+
+        That is what was charged, or what the error itself says that it cost.
+        """
+        bill = Bill()
+        try:
+            yield bill
+        except Exception as error:
+            if not is_spent(bill.usage, bill.spent):
+                bill.charge(*cost_of(error))
+            if is_spent(bill.usage, bill.spent):
+                lost = expense(self._clock_ms(), bill.model, bill.usage, bill.spent, is_kept=False)
+                await self._lose(session_id, lost)
+            raise
+
+    async def kept(self, entry: Entry, appending: Awaitable[Entry]) -> Entry:
+        """The entry that an append has led to, its expense counted; as lost where that is another one, or none."""
+        found = None
+        try:
+            found = await appending
+        finally:
+            is_kept = found is entry
+            if each := expense_of(entry, is_kept=is_kept):
+                await (self._count(each) if is_kept else self._lose(entry.session_id, each))
+        return found
+
+    async def _count(self, each: Expense) -> None:
+        if each.day == self._day:
+            self._own.add(each)
+        self.observe(each)
+
+    async def _lose(self, session_id: str, each: Expense) -> None:
+        """Count what bought nothing. The journal may be why: then only this process knows of it."""
+        await self._count(each)
+        try:
+            await self._store.spend(session_id, each)
+        except StoreUnavailable as error:
+            _log.warning("what a failed turn cost can't be written down: %s", error)
+
+    def _of_session(self, head: Entry | None) -> Budget | None:
+        if head is None:
+            return None
+        if 0 < self.budgets.session_tokens <= head.total.tokens:
+            return "session_tokens"
+        return "session_cost" if 0 < self.budgets.session_cost_micros <= head.total.cost_micros else None
+
+    async def _of_day(self) -> Budget | None:
+        if not self.budgets.has_days:
+            return None
+        now_ms = self._clock_ms()
+        if now_ms // DAY_MS != self._day or abs(now_ms - self._read_ms) >= POLL_MS:
+            await self._read()
+        if 0 < self.budgets.day_tokens <= self._stored.tokens + self._own.tokens:
+            return "day_tokens"
+        cost_micros = self._stored.cost_micros + self._own.cost_micros
+        return "day_cost" if 0 < self.budgets.day_cost_micros <= cost_micros else None
+
+    async def _read(self) -> None:
+        """Read the day's sum; those who want it at the same time share one look."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read_now())
+        await asyncio.shield(self._reading)
+
+    async def _read_now(self) -> None:
+        now_ms = self._clock_ms()
+        day = now_ms // DAY_MS
+        if day != self._day:
+            self._day, self._stored, self._own = day, _Sum(), _Sum()
+        # What is spent while the store is asked may be in its answer too, and then counts twice until the next look.
+        since, self._own = self._own, _Sum()
+        try:
+            expenses = await self._store.expenses(day)
+        except StoreUnavailable as error:
+            _log.warning("the day's ledger can't be read: %s", error)
+            self._own.tokens += since.tokens
+            self._own.cost_micros += since.cost_micros
+            return
+        self._read_ms, self._stored = now_ms, _Sum()
+        for each in expenses:
+            if each.day == day:
+                self._stored.add(each)
+
+    def _seconds_left(self) -> int:
+        """Until the next day begins, by UTC."""
+        return (DAY_MS - self._clock_ms() % DAY_MS + 999) // 1000
+
+
+def cost_of(error: Exception) -> tuple[Usage, Spent]:
+    """What a narrator had spent when it failed, as far as its error says."""
+    return getattr(error, "usage", NO_USAGE), getattr(error, "spent", NO_COST)
