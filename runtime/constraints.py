@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from runtime.cutting import cut
+from runtime.leaks import leaked
 from runtime.outputs import TEXTS
 from runtime.rating import united
 from runtime.terms import MARKS, find_term, free_mark, mask
@@ -55,6 +56,7 @@ class Bounds(Struct, frozen=True, kw_only=True):
     """What the texts of one session must keep to; lengths in code points.
 
     `forbidden_terms` are the session's own, then those that its rating excludes: `rated_terms`.
+    `instructions` are what a model was told and gives none of away.
     """
 
     language: str
@@ -64,6 +66,7 @@ class Bounds(Struct, frozen=True, kw_only=True):
     rated_terms: tuple[str, ...] = ()
     content_rating: str | None = None
     max_chars_text: int = 600
+    instructions: tuple[str, ...] = ()
 
     def max_chars(self, kind: str) -> int:
         """The longest text of a kind of output."""
@@ -71,7 +74,7 @@ class Bounds(Struct, frozen=True, kw_only=True):
         return by_kind.get(kind, self.max_chars_text)
 
 
-Rule = Literal["schema", "length", "term", "rating", "language", "options"]
+Rule = Literal["schema", "length", "term", "rating", "language", "options", "leak"]
 
 
 class Breach(Struct, frozen=True):
@@ -332,6 +335,8 @@ def _text_breaches(path: str, text: str, prompt: Prompt, bounds: Bounds) -> Iter
         )
     elif term is not None:
         yield Breach(path, "term", f"holds '{term}', which is forbidden. Say it in other words.")
+    if given_away := leaked(text, bounds.instructions):
+        yield Breach(path, "leak", f"gives away {given_away} of what you were told. Tell the story alone.")
     kind = _kind(path, prompt)
     if kind == "json" and len(text) > bounds.max_chars_text:
         yield Breach(path, "length", f"longer than {bounds.max_chars_text} characters. Shorten it.")

@@ -43,6 +43,7 @@ from runtime.errors import (
     WorldError,
 )
 from runtime.ledger import NO_BUDGETS, Budget, Budgets, Ledger, cost_of
+from runtime.leaks import instructions
 from runtime.machine import CompiledEdge, Machine, asked_ai_state, known_values
 from runtime.memory import remembered
 from runtime.narrators import Narration, Narrator, Task
@@ -352,6 +353,7 @@ def brief(
     prompt = machine.prompt_for(settled.compiled.edge, language)
     bounds = bounds_of(machine, session.constraints)
     inputs = view.inputs_of(machine, settled, asked.text, preview, bounds)
+    messages = _rendered(prompt, inputs, settled)
     return Task(
         machine=machine,
         session=session,
@@ -361,8 +363,8 @@ def brief(
         inputs=inputs,
         scope=story_scope(settled, asked),
         offer=preview,
-        bounds=bounds,
-        messages=_rendered(prompt, inputs, settled),
+        bounds=replace(bounds, instructions=instructions(prompt, messages, inputs)),
+        messages=messages,
         schema=answer_schema(prompt, asked_ai_state(machine.definition), preview, bounds),
         deadline_s=deadline_s,
         mark=mark,

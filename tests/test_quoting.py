@@ -143,7 +143,7 @@ def quoting_task(**more: Any) -> Any:
 
 
 def contents(made: Any) -> list[str]:
-    return [message["content"] for message in chat.request_body(PROFILE, made)["messages"]]
+    return [message["content"] for message in chat.request_body(PROFILE, made, made.schema)["messages"]]
 
 
 def test_each_call_has_marks_of_its_own_and_slots_keep_the_sessions():
