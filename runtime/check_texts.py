@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from runtime.check_graph import is_true
 from runtime.check_reads import prompt_reads, said_reads
-from runtime.constraints import Bounds
+from runtime.constraints import Bounds, same_words
 from runtime.draft import Draft, FragmentFile, PromptFile, own_path, texts
 from runtime.errors import Finding
 from runtime.expression import tokens
@@ -413,7 +413,7 @@ def _alike(draft: Draft, base: Path, state: State) -> Iterator[Finding]:
     told: set[Path] = set()
     for path, text, option in written:
         for where, language, said in _said_in(path, text, draft.definition.languages):
-            before, other = first.setdefault((language, " ".join(said.split()).casefold()), (where, option))
+            before, other = first.setdefault((language, same_words(said)), (where, option))
             if before != where and where not in told and said.strip() and not _exclude(other, option):
                 told.add(where)
                 yield _same_text(draft, where, before, is_sure=_is_open(other) and _is_open(option))

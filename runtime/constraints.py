@@ -7,6 +7,7 @@ Lengths are in code points throughout. Cutting and covering have modules of thei
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,6 +40,7 @@ __all__ = [
     "fit",
     "key_of",
     "mask",
+    "same_words",
     "satisfiable",
     "speaks",
     "terms_of",
@@ -172,6 +174,16 @@ def _speaks_english(text: str) -> bool:
     far_east = sum(letter >= "\u2e80" and not "\uff21" <= letter <= "\uff5a" for letter in letters)
     latin = _letters(_LATIN.findall(text))
     return far_east <= _STRAY_LETTERS and latin >= _MIN_LATIN_SHARE * (len(letters) - far_east)
+
+
+def same_words(text: str) -> str:
+    """Equal for texts that read alike: case, width, blanks and punctuation make no difference.
+
+    A text of punctuation alone stands for itself.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    kept = "".join(letter for letter in folded if unicodedata.category(letter)[0] not in "PZC")
+    return kept or folded.strip()
 
 
 # --- a model's whole answer ---
@@ -321,7 +333,7 @@ def _option_breaches(answer: Any, offer: tuple[Offer, ...]) -> Iterator[Breach]:
 def _twins(told: list[Mapping[str, Any]]) -> Iterator[Breach]:
     seen: set[str] = set()
     for index, option in enumerate(told):
-        text = str(option.get("text", "")).strip().casefold()
+        text = same_words(str(option.get("text", "")))
         if text in seen:
             yield Breach(f"options.{index}.text", "options", "the same words as another option. Tell them apart.")
         seen.add(text)

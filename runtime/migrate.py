@@ -19,12 +19,13 @@ from msgspec.structs import replace
 from runtime import view
 from runtime.advance import Route, ai_state_of, default_of, entered, renumbered, route
 from runtime.claims import claiming
-from runtime.constraints import bounds_of, find_term, fit
+from runtime.constraints import bounds_of
 from runtime.errors import DesignError, MachineChanged, MachineFault, MachineNotFound, StaleTurn
-from runtime.model import Definition, Migration, Variable, said_in
+from runtime.model import Definition, Migration, Variable
+from runtime.narrators.wording import offered
 from runtime.progress import Done, Found, Progress, Step
 from runtime.request import nearest
-from runtime.session import JOURNAL_FORMAT, Change, Choice, Entry, Offer, Outcome, Session, Value, sealed
+from runtime.session import JOURNAL_FORMAT, Change, Choice, Entry, Outcome, Session, Value, sealed
 
 if TYPE_CHECKING:
     from runtime.machine import Machine
@@ -247,27 +248,13 @@ def _standing(machine: Machine, session: Session, routed: Route) -> Session:
     An option that was offered before keeps its id: a choice made on the page from before the move means
     what it says, or is not offered.
     """
+    bounds = bounds_of(machine, session.constraints)
     return replace(
         session,
         routing=routed.routing,
-        offer=tuple(_worded(machine, session, renumbered(routed.offer, session.offer))),
+        offer=offered(machine, session.state, renumbered(routed.offer, session.offer), bounds, {})[0],
         ai_state=ai_state_of(machine, session, {}, view.first_words(machine, session, {})),
     )
-
-
-def _worded(machine: Machine, session: Session, offer: Iterable[Offer]) -> Iterator[Offer]:
-    """The options within the session's constraints: as written, else in short, else cut."""
-    definition, bounds = machine.definition, bounds_of(machine, session.constraints)
-    shorts = {option.key: option.short for option in definition.states[session.state].authored}
-    for each in offer:
-        short = said_in(shorts.get(each.key), bounds.language, definition.language)
-        fitting = (
-            text
-            for text in (each.text, short)
-            if 0 < len(text) <= bounds.max_chars_option and not find_term(text, bounds.forbidden_terms)
-        )
-        cut, _ = fit(each.text, bounds.max_chars_option, bounds.forbidden_terms)
-        yield replace(each, text=next(fitting, cut))
 
 
 # --- the entry ---

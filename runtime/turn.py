@@ -31,7 +31,7 @@ from runtime.advance import (
     turn_scope,
 )
 from runtime.claims import Idempotency, append, claiming, must_hold, session_id_from
-from runtime.constraints import answer_schema, bounds_of, fit
+from runtime.constraints import answer_schema, bounds_of
 from runtime.errors import (
     MachineChanged,
     MachineFault,
@@ -42,13 +42,14 @@ from runtime.errors import (
     StoreUnavailable,
     WorldError,
 )
-from runtime.ledger import NO_BUDGETS, Budget, Budgets, Ledger, cost_of
 from runtime.leaks import instructions
+from runtime.ledger import NO_BUDGETS, Budget, Budgets, Ledger, cost_of
 from runtime.machine import CompiledEdge, Machine, asked_ai_state, known_values
 from runtime.memory import remembered
 from runtime.narrators import Narration, Narrator, Task
 from runtime.narrators.offline import Offline
 from runtime.narrators.release import Hear, Release, unheard
+from runtime.narrators.wording import offered
 from runtime.prompt import Message, Prompt, PromptError, render
 from runtime.quoting import session_mark
 from runtime.request import Asked, Opened
@@ -462,31 +463,20 @@ def conclude(
     session = arrived(replace(settled.session, context=context, said={**settled.session.said, **narration.said}))
     routed = preview if context == settled.session.context else route(machine, session)
     shown = ai_state_of(machine, session, told, view.first_words(machine, session, narration.ai_state))
+    offer, reworded = offered(machine, session.state, routed.offer, task.bounds, narration.options)
     session = replace(
         session,
         turn=opened.next_turn,
         answered_at_ms=opened.now_ms,
         ended=machine.definition.states[session.state].is_final,
         ai_state=shown,
-        offer=_worded(routed.offer, narration, task),
+        offer=offer,
         routing=routed.routing,
         recent=_recent(machine, session, asked.choice, view.scene_of(narration, task.prompt.fields)),
         key_choices=_remembered(session, opened.next_turn, settled),
     )
-    return session, routed, (*opened.warnings, *asked.warnings, *narration.warnings, *learning, *routed.warnings)
-
-
-def _worded(offer: tuple[Offer, ...], narration: Narration, task: Task) -> tuple[Offer, ...]:
-    """The offer in the narrator's words; an option that it never saw keeps its authored ones."""
-    bounds = task.bounds
-    return tuple(
-        replace(each, text=narration.options.get(each.key or each.kind) or _fitting(each.text, bounds))
-        for each in offer
-    )
-
-
-def _fitting(text: str, bounds: Any) -> str:
-    return fit(text, bounds.max_chars_option, bounds.forbidden_terms)[0]
+    warnings = (*opened.warnings, *asked.warnings, *narration.warnings, *reworded, *learning, *routed.warnings)
+    return session, routed, warnings
 
 
 def _recent(machine: Machine, session: Session, choice: Choice, scene: str) -> tuple[Told, ...]:

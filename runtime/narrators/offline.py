@@ -13,19 +13,17 @@ with a scene) what was heard within ten turns gives way to what was not.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from runtime.constraints import AI_STATE_CHARS, find_term, fit, mask
+from runtime.constraints import AI_STATE_CHARS, find_term, fit
 from runtime.fragments import Draw, draws
 from runtime.machine import asked_ai_state
-from runtime.model import CONTINUE, said_in
 from runtime.narrators import Narration, Task, plain
 from runtime.narrators.sample import smallest
 from runtime.narrators.telling import Draft, Telling
+from runtime.narrators.wording import worded
 from runtime.prompt import PromptError, say
-from runtime.session import Offer
 from runtime.terms import free_mark
 
 if TYPE_CHECKING:
@@ -313,56 +311,7 @@ def _memory_limit(telling: Telling) -> int:
 
 def _options(telling: Telling) -> dict[str, str]:
     """Each option's words within the constraints, no two alike."""
-    words: dict[str, str] = {}
-    taken: set[str] = set()
-    for offer in telling.task.offer:
-        text = _option(telling, offer, taken)
-        taken.add(_folded(text))
-        words[offer.kind or offer.key] = text
+    task = telling.task
+    words, warnings = worded(task.machine.definition, telling.state, task.offer, task.bounds, {})
+    telling.warnings += warnings
     return words
-
-
-def _folded(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).casefold().strip()
-
-
-def _option(telling: Telling, offer: Offer, taken: set[str]) -> str:
-    bounds = telling.task.bounds
-    for text in _option_texts(telling, offer):
-        is_clean = find_term(text, bounds.forbidden_terms) is None
-        if 0 < len(text) <= bounds.max_chars_option and is_clean and _folded(text) not in taken:
-            return text
-    text = _squeezed(telling, offer, taken)
-    telling.warnings.append(f"option {offer.id}: its text breaks the session's constraints; '{text}' stands for it")
-    return text
-
-
-def _option_texts(telling: Telling, offer: Offer) -> Iterator[str]:
-    """An option's own texts: as offered, and the short one; *Continue* in the language."""
-    if offer.key == CONTINUE:
-        yield telling.voice.phrase("continue")
-    yield offer.text
-    for option in telling.state.authored:
-        if option.key == offer.key and option.short is not None:
-            yield said_in(option.short, telling.language, telling.task.machine.definition.language)
-
-
-def _squeezed(telling: Telling, offer: Offer, taken: set[str]) -> str:
-    """A text made to fit: cut or masked, else its number, else marks, as many as its number."""
-    bounds = telling.task.bounds
-    limit, terms = bounds.max_chars_option, bounds.forbidden_terms
-    texts = list(_option_texts(telling, offer))
-    masked = (text for text in (mask(text, terms) for text in texts) if len(text) <= limit)
-    fitted = (fit(text, limit, terms)[0] for text in texts)
-    for text in (*masked, *fitted, *_numbers(offer.id, limit)):
-        if 0 < len(text) <= limit and find_term(text, terms) is None and _folded(text) not in taken:
-            return text
-    return _marks(terms)
-
-
-def _numbers(number: int, limit: int) -> Iterator[str]:
-    yield str(number)
-    yield "一二三四五六七八九"[number - 1 : number]
-    yield "ABCDEFGHI"[number - 1 : number]
-    for mark in "＊*—·．.…~～":
-        yield mark * min(number, limit)
