@@ -856,9 +856,13 @@ async def test_a_childs_turn_is_told_anew_with_the_dice_that_fell(start):
     assert await is_good(client.runtime)
 
 
-@pytest.mark.parametrize("failure", [errors.NarratorUnavailable("no answer"), {"scene": 7}])
+FAILURES = [errors.NarratorUnavailable("no answer"), {"scene": 7}]
+
+
+@pytest.mark.parametrize("failure", FAILURES)
 async def test_a_telling_that_fails_leaves_everything_as_it_was(start, failure):
-    client = await played(start, "draw", answers=[{}, {}, failure, {}])
+    refusing = tiny(f"on_failure: refuse{WELL}", name="well")
+    client = await played(start, "draw", machine=refusing, answers=[{}, {}, failure, {}])
     await refused(client, errors.WorldError, retold(client, once=Idempotency(key="k", request_hash="h")))
     assert client.runtime.trouble is not None
     assert not await client.runtime.store.in_progress("s1")
@@ -867,6 +871,16 @@ async def test_a_telling_that_fails_leaves_everything_as_it_was(start, failure):
 
     assert (again.entry.turn, again.is_replayed) == (3, False)
     assert client.runtime.trouble is None
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+async def test_where_telling_anew_fails_the_offline_narrator_tells_it(start, failure):
+    client = await played(start, "draw", answers=[{}, {}, failure])
+
+    again = await history.regenerate(client.runtime, "s1")
+
+    assert (again.entry.turn, again.entry.narrator) == (3, "offline")
+    assert again.entry.narration["output"]["scene"]
 
 
 async def test_telling_anew_is_counted_as_a_turn_and_its_replay_is_not(start):

@@ -26,6 +26,7 @@ GATE = """
 machine: gate
 title: {zh: 城门, en: The Gate}
 language: zh
+on_failure: refuse
 initial: {event: INIT, target: GATE}
 states:
   GATE:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import textwrap
 
 import pytest
 from conftest import tiny
@@ -26,6 +25,7 @@ states:
       - {key: leave, text: Leave, guard: "lamp in bag", why: It is too dark., target: END_OUT}
   END_OUT: {type: final, ending: {title: Out, good: true}}
 """
+REFUSING = f"on_failure: refuse{HALL}"
 
 
 async def test_a_turn_takes_the_edge_and_tells_it(start):
@@ -380,7 +380,7 @@ async def test_of_two_turns_at_once_one_is_played(start):
 
 
 async def test_a_narrator_that_never_answers_is_given_up_at_the_deadline(start):
-    client = await start(tiny(HALL), turn_deadline_s=0.01)
+    client = await start(tiny(REFUSING), turn_deadline_s=0.01)
     await client.send("INIT")
     client.runtime.narrator = Slow()
     await refused(client, errors.NarratorUnavailable, option=1)
@@ -388,18 +388,30 @@ async def test_a_narrator_that_never_answers_is_given_up_at_the_deadline(start):
     assert (await client.choose("hit"))["session"]["turn"] == 2
 
 
+async def test_where_a_narrator_never_answers_the_offline_one_steps_in_at_the_deadline(start):
+    client = await start(tiny(HALL), turn_deadline_s=0.01)
+    await client.send("INIT")
+    client.runtime.narrator = Slow()
+
+    answer = await client.choose("hit")
+
+    assert answer["session"]["turn"] == 2
+    assert answer["payload"]["meta"]["fallback"] == ["*"]
+    assert (answer["payload"]["meta"]["narrator"], answer["payload"]["meta"]["ai_generated"]) == ("offline", False)
+
+
 async def test_a_failed_narration_leaves_the_session_as_it_was(start):
     down = errors.NarratorUnavailable("down", rungs=["json_object"])
-    client = await start(tiny(HALL), answers=[{"scene": "You stand in the hall."}, down])
+    client = await start(tiny(REFUSING), answers=[{"scene": "You stand in the hall."}, down])
     await client.send("INIT")
     assert client.runtime.trouble is None
     assert (await refused(client, errors.NarratorUnavailable, option=1)).retry == "same"
     assert client.runtime.trouble == ("narrator_unavailable", client.runtime.clock_ms())
 
 
-async def test_where_the_machine_says_so_the_offline_narrator_steps_in(start):
+async def test_where_the_model_fails_the_offline_narrator_steps_in(start):
     down = errors.NarratorUnavailable("down", rungs=["json_object"], attempts=2)
-    client = await start(tiny("on_failure: offline\n" + textwrap.dedent(HALL)), answers=[down])
+    client = await start(tiny(HALL), answers=[down])
     meta = (await client.send("INIT"))["payload"]["meta"]
     assert meta["narrator"] == "offline"
     assert meta["rungs"] == ["json_object", "offline"]
