@@ -6,7 +6,7 @@ import json
 import shlex
 from typing import TYPE_CHECKING
 
-from server.build import profile_of, url_of
+from server.build import profiles_of, url_of
 from server.settings import is_loopback
 
 if TYPE_CHECKING:
@@ -41,10 +41,11 @@ def _store_line(settings: Settings) -> str:
 
 def narrator_line(settings: Settings) -> str:
     """Who tells the turns, and, where it is a model, the host that will be called."""
-    profile = profile_of(settings)
-    if profile is None:
+    profiles = profiles_of(settings)
+    if not profiles:
         return "offline: told from written fragments; no model, no network"
-    return f"openai: calls {profile.host} for the model {profile.model}"
+    calls = [f"{profile.host} for the model {profile.model}" for profile in profiles]
+    return f"openai: calls {', then '.join(calls)}"
 
 
 def curl(settings: Settings, runtime: Runtime) -> str:

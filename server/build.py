@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
+from runtime.ledger import MICROS, Budgets
 from runtime.loader import load_project
 from runtime.narrators.offline import Offline
-from runtime.narrators.profile import DEEPSEEK, DEEPSEEK_MODEL, Profile, deepseek
+from runtime.narrators.profile import Profile, configured, kind_of
 from runtime.stores.memory import MemoryStore
 from runtime.turn import Played, Runtime
-from server.settings import Settings, SettingsError, variable_of
+from server import project_file
+from server.settings import PROJECT_FILE, Settings, SettingsError, variable_of, variables_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from runtime.narrators import Narrator
     from runtime.stores import Store
+
+_LOG = logging.getLogger(__name__)
 
 
 def build_runtime(settings: Settings, observe: Callable[[Played], None] = lambda _: None) -> Runtime:
@@ -33,6 +38,18 @@ def build_runtime(settings: Settings, observe: Callable[[Played], None] = lambda
         default_machine(settings, machines),
         turn_deadline_s=settings.turn_deadline_s,
         observe=observe,
+        budgets=budgets_of(settings),
+    )
+
+
+def budgets_of(settings: Settings) -> Budgets:
+    """How much may be spent on telling."""
+    return Budgets(
+        session_tokens=settings.budget_session_tokens,
+        session_cost_micros=round(settings.budget_session_cost * MICROS),
+        day_tokens=settings.budget_day_tokens,
+        day_cost_micros=round(settings.budget_day_cost * MICROS),
+        on_budget=settings.on_budget,
     )
 
 
@@ -58,26 +75,58 @@ def url_of(settings: Settings) -> str:
 
 
 def narrator_of(settings: Settings) -> Narrator:
-    """Who tells the turns. Raises SettingsError."""
-    profile = profile_of(settings)
-    if profile is None:
+    """Who tells the turns. Raises SettingsError, DesignError."""
+    profiles = profiles_of(settings)
+    if not profiles:
         return Offline()
     from runtime.narrators.openai import OpenAI  # noqa: PLC0415 - takes longer to import than a play to begin
+    from runtime.narrators.probing import Known  # noqa: PLC0415 - the same
 
-    return OpenAI(profile)
+    return OpenAI(*profiles, known=Known(known_path(settings)))
+
+
+def known_path(settings: Settings) -> Path:
+    """Where the project keeps what its providers can do."""
+    return settings.project_path / "data" / "providers.json"
+
+
+def profiles_of(settings: Settings) -> tuple[Profile, ...]:
+    """How the models are reached, in the order in which they are asked; () where none is.
+
+    The settings describe one provider, where they do; else the project's file lists them; else it is
+    DeepSeek. Raises SettingsError, DesignError.
+    """
+    if settings.narrator == "offline":
+        return ()
+    is_described = bool(settings.openai_base_url or settings.openai_model or settings.openai_profile)
+    listed = project_file.profiles_of(settings.project_path, variables_of(settings.project_path))
+    if listed and not is_described:
+        return listed
+    if listed:
+        _LOG.warning(
+            "%s and the like describe the one provider that is asked; those that %s lists are not",
+            variable_of("openai_base_url"),
+            PROJECT_FILE,
+        )
+    try:
+        return (_described(settings),)
+    except ValueError as error:
+        raise SettingsError([f"{variable_of('narrator')} = openai: {error}"]) from error
 
 
 def profile_of(settings: Settings) -> Profile | None:
-    """How the model is reached, None where no model is asked. Raises SettingsError."""
-    if settings.narrator == "offline":
-        return None
-    url, model = settings.openai_base_url or DEEPSEEK, settings.openai_model or DEEPSEEK_MODEL
-    try:
-        if urlsplit(url).hostname == urlsplit(DEEPSEEK).hostname:
-            return deepseek(settings.openai_api_key, url, model)
-        return Profile(base_url=url, key=settings.openai_api_key, model=model)
-    except ValueError as error:
-        raise SettingsError([f"{variable_of('narrator')} = openai: {error}"]) from error
+    """How the first model is reached, None where none is asked. Raises SettingsError, DesignError."""
+    return next(iter(profiles_of(settings)), None)
+
+
+def _described(settings: Settings) -> Profile:
+    kind = settings.openai_profile or (kind_of(settings.openai_base_url) if settings.openai_base_url else "deepseek")
+    return configured(
+        kind,
+        base_url=settings.openai_base_url or None,
+        model=settings.openai_model or None,
+        key=settings.openai_api_key,
+    )
 
 
 def default_machine(settings: Settings, names: Iterable[str]) -> str:

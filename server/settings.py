@@ -46,6 +46,8 @@ _PASSWORD = re.compile(r"(?<=://)([^/@:]*):.*@|((?<=[?&])password)=[^&]*", re.DO
 _WORDS = {"Expected": "must be", "int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 _PLAIN = re.compile("|".join(rf"\b{word}\b" for word in _WORDS))
 _DEEPSEEK_HOST = "api.deepseek.com"
+PROJECT_FILE: Final = "edgewise.yaml"
+"""What a project says of its models beside these settings; see `project_file`."""
 
 
 class SettingsError(EdgewiseError):
@@ -87,11 +89,29 @@ class Settings(Struct, frozen=True, kw_only=True):
     play_tokens: Annotated[tuple[str, ...], Meta(description="Tokens that may play.")] = ()
     operator_tokens: Annotated[tuple[str, ...], Meta(description="Tokens that may do everything.")] = ()
     turns_per_minute: Annotated[int, Meta(ge=0, description="Turns a minute for each token; 0 = no limit.")] = 0
+    budget_session_tokens: Annotated[int, Meta(ge=0, description="Tokens that a session may take; 0 = no limit.")] = 0
+    budget_session_cost: Annotated[
+        float, Meta(ge=0, le=1e9, description="What a session may cost, in the price table's currency; 0 = no limit.")
+    ] = 0.0
+    budget_day_tokens: Annotated[
+        int, Meta(ge=0, description="Tokens that all sessions may take in a day (UTC); 0 = no limit.")
+    ] = 0
+    budget_day_cost: Annotated[
+        float, Meta(ge=0, le=1e9, description="What all sessions may cost in a day (UTC); 0 = no limit.")
+    ] = 0.0
+    on_budget: Annotated[
+        Literal["offline", "refuse"],
+        Meta(description="What becomes of a turn over a budget: told offline, or refused with budget_exhausted."),
+    ] = "offline"
     turn_deadline_s: Annotated[float, Meta(gt=0, le=3600, description="Seconds within which a turn must end.")] = 45.0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="The least that is logged.")
     ] = "info"
     log_format: Annotated[Literal["auto", "json", "text"], Meta(description="auto = text on a terminal.")] = "auto"
+    openai_profile: Annotated[
+        Literal["", "deepseek", "openai", "ollama", "vllm", "llamacpp", "other", "fake"],
+        Meta(description="The kind of chat API; by its address where it is not set."),
+    ] = ""
     openai_base_url: Annotated[str, Meta(description="The chat API's address, up to /chat/completions.")] = ""
     openai_api_key: Annotated[str, Meta(description="The chat API's key.")] = ""
     openai_model: Annotated[str, Meta(description="The model to ask.")] = ""
@@ -176,6 +196,14 @@ def load(
     if faults:
         raise SettingsError(faults)
     return settings
+
+
+def variables_of(project: Path, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What the environment, and the project's `.env` under it, say: where a provider's key is looked up.
+
+    Raises SettingsError.
+    """
+    return {**_read_dotenv(project / ".env"), **(os.environ if environ is None else environ)}
 
 
 def variable_of(name: str) -> str:
@@ -336,6 +364,11 @@ def _value_faults(settings: Settings) -> Iterator[tuple[str, Any, str]]:
 
 
 def _calls_deepseek(settings: Settings) -> bool:
+    """Whether nobody says otherwise: neither another profile or address, nor a file of the project's."""
+    if settings.openai_profile not in ("", "deepseek"):
+        return False
+    if not settings.openai_base_url and (settings.project_path / PROJECT_FILE).is_file():
+        return False
     return urlsplit(settings.openai_base_url or f"https://{_DEEPSEEK_HOST}").hostname == _DEEPSEEK_HOST
 
 

@@ -48,7 +48,7 @@ class Profile(Struct, frozen=True, kw_only=True):
     model: str = ""
     key: str = ""
     name: str = "other"
-    key_variable: str = "EDGEWISE_OPENAI_API_KEY"
+    key_variable: str = ""
     needs_key: bool = False
     formats: tuple[ResponseFormat, ...] = ("json_schema", "json_object", "text")
     safe_format: ResponseFormat = "json_object"
