@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from runtime.constraints import bounds_of, satisfiable
+from runtime.constraints import bounds_of
 from runtime.exported import SessionTold, read_answer, read_standing
 from runtime.model import INT_MAX, INT_MIN, LANGUAGE_PATTERN, TEXT_MAX_CHARS, Definition, Variable
+from runtime.narrators.satisfiable import why_not
 from runtime.session import RECENT_TURNS, Change, Constraints, Entry, Offer, Session
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def _strange_constraints(machine: Machine, constraints: Constraints) -> Iterator
     terms = constraints.forbidden_terms
     if len(terms) > MAX_TERMS or not all(0 < len(term) <= MAX_TERM_CHARS for term in terms):
         yield f"forbidden_terms are not up to {MAX_TERMS} texts of 1 to {MAX_TERM_CHARS} characters"
-    elif why := satisfiable(bounds_of(machine, constraints)):
+    elif why := why_not(machine, bounds_of(machine, constraints)):
         yield f"no text can meet its constraints: {why}"
 
 

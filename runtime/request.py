@@ -7,6 +7,7 @@ The order is the contract's: session, ended, in progress, stale, event known, ro
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from runtime.advance import begun, scope_of
-from runtime.constraints import bounds_of, find_term, satisfiable
+from runtime.constraints import bounds_of, find_term
 from runtime.errors import (
     ConstraintsUnsatisfiable,
     EventNotAllowed,
@@ -33,6 +34,7 @@ from runtime.errors import (
 )
 from runtime.machine import Considered, Known, Machine, known_values
 from runtime.model import TEXT_MAX_CHARS, Definition, said_in
+from runtime.narrators.satisfiable import why_not
 from runtime.session import Choice, Constraints, Entry, Invoke, Offer, Role, Session
 from runtime.view import options_of
 
@@ -71,6 +73,10 @@ class Asked(Struct, frozen=True, kw_only=True):
     sent_as: str
     request: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
+
+
+CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+"""What no client may write: it would take over a terminal that shows it. Tabs and line breaks are text."""
 
 
 def nearest(word: str, among: Iterable[str]) -> str | None:
@@ -269,7 +275,7 @@ def _constrained(machine: Machine, before: Constraints, invoke: Invoke) -> Const
             f"Send constraints.language as one of: {offered}.",
             what={"language": after.language, "languages": list(definition.languages)},
         )
-    if why := satisfiable(bounds_of(machine, after)):
+    if why := why_not(machine, bounds_of(machine, after)):
         raise ConstraintsUnsatisfiable(f"no text can meet these constraints: {why}", "Loosen them.", what=why)
     return after
 
@@ -280,6 +286,12 @@ def _offers(definition: Definition, language: str) -> bool:
 
 def _slots(definition: Definition, invoke: Invoke) -> tuple[dict[str, str | None], list[str]]:
     sent = {name: value for name, value in invoke.slots.items() if value is not None}
+    broken = [name for name, value in sent.items() if CONTROLS.search(name + value)]
+    if broken:
+        details = [
+            {"loc": ["body", "slots", name], "msg": "holds a control character", "type": "str"} for name in broken
+        ]
+        raise ValidationError("a slot holds a control character", "Leave it out.", details=details)
     strangers = [name for name in sent if name not in definition.slots]
     warnings = [f"slots.{name}: the machine declares no such slot; kept, read by nothing" for name in strangers]
     return {**definition.slots, **sent}, warnings
@@ -445,6 +457,8 @@ def _wrong(value: Any, kind: str) -> str:
         return f"must be of type {kind}"
     if isinstance(value, str) and len(value) > TEXT_MAX_CHARS:
         return f"has {len(value)} characters, at most {TEXT_MAX_CHARS} are taken"
+    if isinstance(value, str) and CONTROLS.search(value):
+        return "holds a control character"
     return "must not be blank" if kind == "text" and not value.strip() else ""
 
 

@@ -21,6 +21,8 @@ from runtime.fragments import Draw, draws
 from runtime.machine import asked_ai_state
 from runtime.narrators import Narration, Task, plain
 from runtime.narrators.sample import smallest
+from runtime.narrators.satisfiable import is_told, schema_at
+from runtime.narrators.satisfiable import limit as limit_of
 from runtime.narrators.telling import Draft, Telling
 from runtime.narrators.wording import worded
 from runtime.prompt import PromptError, say
@@ -29,7 +31,6 @@ from runtime.terms import free_mark
 if TYPE_CHECKING:
     from runtime.narrators.release import Release
 
-TEXT_KINDS = frozenset({"scene", "text", "str", "option"})
 MEMORY = "memory_summary"
 MEMORY_MAX_CHARS = {"zh": 120}
 MEMORY_MAX_CHARS_ELSEWHERE = 300
@@ -95,28 +96,22 @@ def _put(output: dict[str, Any], path: str, value: Any) -> None:
 def _value(telling: Telling, path: str, kind: str) -> Any:
     """One output's value, None where it is optional and nothing fits."""
     prompt = telling.task.prompt
-    schema = _schema_at(prompt.outputs, path)
+    schema = schema_at(prompt.outputs, path)
     is_required = path in prompt.required
-    if kind in TEXT_KINDS and not ("enum" in schema or "const" in schema):
+    if is_told(kind, schema):
         return _text(telling, path, kind, schema, is_required=is_required)
     return _datum(telling, path, kind, schema) if is_required else None
-
-
-def _schema_at(outputs: Mapping[str, Any], path: str) -> Mapping[str, Any]:
-    schema: Any = outputs
-    for name in path.split("."):
-        schema = schema.get("properties", {}).get(name, {})
-    return schema if isinstance(schema, Mapping) else {}
 
 
 def _datum(telling: Telling, path: str, kind: str, schema: Mapping[str, Any]) -> Any:
     """A value that is no text: what the variable of that name holds now, else the smallest."""
     current = _variable(telling, path)
-    if "enum" in schema and current in schema["enum"]:
+    terms = telling.task.bounds.forbidden_terms
+    if "enum" in schema and current in schema["enum"] and find_term(str(current), terms) is None:
         return current
     if kind in _NOTHING and type(current) is type(_NOTHING[kind]) and _within(current, schema):
         return current
-    return smallest(schema, telling.task.bounds.forbidden_terms) if schema else _NOTHING.get(kind, {})
+    return smallest(schema, terms) if schema else _NOTHING.get(kind, {})
 
 
 def _variable(telling: Telling, path: str) -> Any:
@@ -132,7 +127,7 @@ def _within(value: float, schema: Mapping[str, Any]) -> bool:
 
 def _text(telling: Telling, path: str, kind: str, schema: Mapping[str, Any], *, is_required: bool) -> str | None:
     current = _variable(telling, path) if kind == "str" and is_required else None
-    limit = _limit(telling, kind, schema)
+    limit = limit_of(schema, kind, telling.task.bounds)
     if isinstance(current, str) and telling.passes(current, limit):
         return current
     written = _written(telling, path)
@@ -143,13 +138,6 @@ def _text(telling: Telling, path: str, kind: str, schema: Mapping[str, Any], *, 
         return None
     found = found or _plain(telling, plain.drafts_for(telling, path, kind), tried, limit)
     return _lengthened(telling, telling.take(found), schema.get("minLength", 0), limit)
-
-
-def _limit(telling: Telling, kind: str, schema: Mapping[str, Any]) -> int:
-    """An output's own maxLength, never over a text's; without one its kind's limit."""
-    bounds = telling.task.bounds
-    own = schema.get("maxLength")
-    return min(own, bounds.max_chars_text) if isinstance(own, int) else bounds.max_chars(kind)
 
 
 def _first(telling: Telling, drafts: Iterable[Draft], limit: int) -> Draft | None:
@@ -172,15 +160,10 @@ def _plain(telling: Telling, drafts: Iterable[Draft], tried: list[Draft], limit:
 
 
 def _forced(telling: Telling, drafts: list[Draft], limit: int) -> Draft:
-    """The first draft that passes once it is cut and masked; the last one masked altogether."""
+    """The first draft that passes once it is cut and masked; a neutral mark where none does."""
     terms = telling.task.bounds.forbidden_terms
-    fitted = [Draft(fit(draft.text, limit, terms)[0], draft.ids) for draft in drafts]
-    return _first(telling, fitted, limit) or _first_without_terms(fitted, terms)
-
-
-def _first_without_terms(drafts: list[Draft], terms: tuple[str, ...]) -> Draft:
-    clean = (draft for draft in drafts if draft.text and find_term(draft.text, terms) is None)
-    return next(clean, Draft(_marks(terms)))
+    fitted = (Draft(fit(draft.text, limit, terms)[0], draft.ids) for draft in drafts)
+    return _first(telling, fitted, limit) or Draft(_marks(terms))
 
 
 def _marks(terms: tuple[str, ...]) -> str:
@@ -216,11 +199,11 @@ def _is_balanced(text: str) -> bool:
 
 
 def _lengthened(telling: Telling, text: str, at_least: int, limit: int) -> str:
-    """The text with quiet sentences after it until an output's own minLength is reached."""
+    """The text with quiet sentences after it until an output's own minLength is reached; marks where none fits."""
     while 0 < len(text) < at_least:
         longer = telling.voice.join((text, telling.take(telling.pick("quiet"))))
         if not telling.passes(longer, limit):
-            break
+            return _marks(telling.task.bounds.forbidden_terms) * at_least
         text = longer
     return text
 

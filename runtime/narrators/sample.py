@@ -18,14 +18,19 @@ Terms = tuple[str, ...]
 
 def smallest(schema: Mapping[str, Any], terms: Terms = ()) -> Any:
     """The smallest value valid for a schema, without the forbidden terms where it leaves a choice."""
-    for word in ("const", "default"):
-        if word in schema:
-            return schema[word]
+    if "const" in schema:
+        return schema["const"]
+    if "default" in schema and not _holds(schema["default"], terms):
+        return schema["default"]
     if schema.get("enum"):
-        return next((each for each in schema["enum"] if find_term(str(each), terms) is None), schema["enum"][0])
+        return next((each for each in schema["enum"] if not _holds(each, terms)), schema["enum"][0])
     if (other := _instead(schema)) is not None:
         return smallest(other, terms)
     return _of_type(_type_of(schema), schema, terms)
+
+
+def _holds(value: Any, terms: Terms) -> bool:
+    return find_term(str(value), terms) is not None
 
 
 def _instead(schema: Mapping[str, Any]) -> Mapping[str, Any] | None:
