@@ -14,6 +14,7 @@ from typing import Any
 import rich_click as click
 
 from runtime.errors import DesignError, EdgewiseError, Refusal
+from server.fake.command import fake_llm
 from server.options import format_option, project_option, settings_of
 from server.tend.db import db, migrate
 from server.tend.sessions import sessions
@@ -131,7 +132,7 @@ def schema() -> None:
     click.echo(json.dumps(loader.schema(), ensure_ascii=False, indent=2))
 
 
-for command in (sessions, db, migrate):
+for command in (sessions, db, migrate, fake_llm):
     cli.add_command(command)
 
 

@@ -22,11 +22,12 @@ from typing import Any, Self
 from msgspec.structs import replace
 
 from server.fake.http import Asked, Behaviour, chunk, converse, head_of, response
+from server.fake.provider import Manner, Provider
 from server.fake.reply import Reply, body_of, end_of, events_of
 from server.fake.sending import CHUNKED, EVENTS, send
 
 __all__ = ["Asked", "Behaviour", "FakeLLM", "Reply", "completion", "cuts_off", "drips", "hangs", "hangs_up"]
-__all__ += ["keeps_alive", "refuses", "response", "says", "sends", "zips"]
+__all__ += ["keeps_alive", "misbehaves", "refuses", "response", "says", "sends", "zips"]
 
 
 def reply_of(answer: Mapping[str, Any] | str | None, **more: Any) -> Reply:
@@ -45,6 +46,16 @@ def replies(reply: Reply) -> Behaviour:
 
     async def behave(asked: Asked, writer: asyncio.StreamWriter) -> None:
         await send(replace(reply, streams=asked.streams, with_usage=asked.wants_usage), writer)
+
+    return behave
+
+
+def misbehaves(*faults: str, **manner: Any) -> Behaviour:
+    """Answer as `edgewise fake-llm --fault …` does; its other options may be given by their names in Manner."""
+    provider = Provider(Manner(faults=faults, **manner))
+
+    async def behave(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        await send(provider.answer(asked).reply, writer)
 
     return behave
 

@@ -21,7 +21,8 @@ class Reply(Struct, frozen=True, kw_only=True):
     the head and the text, and `tokens_per_second` (0: at once) paces the text. `noise` keep-alive
     lines come before the text, and one a second while it is waited for. After the share `keep` of
     the text the connection breaks. `drips`: a byte at a time. `padding_bytes` of blanks follow the
-    text. `is_zipped`: compressed blanks of that size instead of an answer.
+    text. `is_zipped`: compressed blanks of that size instead of an answer. `listing`: the models that
+    there are, instead of an answer.
     """
 
     content: str | None = ""
@@ -44,6 +45,7 @@ class Reply(Struct, frozen=True, kw_only=True):
     is_zipped: bool = False
     number: int = 1
     created: int = 0
+    listing: tuple[str, ...] = ()
 
 
 def pieces(text: str) -> list[str]:
@@ -55,6 +57,11 @@ def body_of(reply: Reply) -> bytes:
     """The JSON body: a chat completion, or the error."""
     if reply.status != 200:  # noqa: PLR2004 - the one status of an answer
         return _json({"error": reply.error})
+    if reply.listing:
+        models = [
+            {"id": name, "object": "model", "created": reply.created, "owned_by": "fake"} for name in reply.listing
+        ]
+        return _json({"object": "list", "data": models})
     message = {"role": "assistant", "content": reply.content}
     if reply.reasoning:
         message["reasoning_content"] = reply.reasoning
