@@ -15,8 +15,8 @@ import rich_click as click
 
 from runtime.errors import DesignError, EdgewiseError, Refusal
 from server.fake.command import fake_llm
-from server.options import format_option, project_option, settings_of
-from server.tend.db import db, migrate
+from server.options import examples, format_option, project_option, settings_of, tends
+from server.tend.db import db, ledger, migrate
 from server.tend.sessions import sessions
 
 GOOD, FINDINGS, WRONG_USE, OUR_FAULT, INTERRUPTED = 0, 1, 2, 3, 130
@@ -96,6 +96,52 @@ def check(machines: tuple[str, ...], project: Path | None, form: str, *, strict:
     sys.exit(checking.check(project or Path(), machines, form, strict=strict))
 
 
+@cli.command(
+    epilog=examples(
+        "edgewise prompts haunted_house DECISION --choose hall_coat --context hp=3",
+        "edgewise prompts --session SESSION --turn 7",
+        "edgewise prompts --session SESSION --shared",
+    )
+)
+@click.argument("machine", required=False)
+@click.argument("state", required=False)
+@click.option("--choose", metavar="OPTION", help="By this option.")
+@click.option("--edge", help="By this edge, in full: COMBAT.hit.")
+@click.option("--context", multiple=True, metavar="NAME=VALUE", help="A variable's value; a set's members by commas.")
+@click.option("--text", help="What the player says, where the event takes text.")
+@click.option("--language", help="zh, en or another that the machine offers.")
+@click.option("--seed", default="prompts", show_default=True, help="The run seed: what is drawn follows it.")
+@click.option("--session", help="A session that was played, in place of MACHINE and STATE.")
+@click.option("--turn", type=click.IntRange(min=1), help="Its turn; the last one by default.")
+@click.option("--shared", "is_shared", is_flag=True, help="How much each turn's prompt begins as the one before.")
+@tends
+@format_option
+def prompts(**options: Any) -> None:
+    """Print the prompt of a turn that arrives in STATE of MACHINE (the first turn by default), and its tokens, roughly.
+
+    With --session it is the prompt that a turn was told with, how far it begins as the turn before
+    it, and which line ends that. Nothing is played or written.
+    """
+    from server import prompts as page  # noqa: PLC0415 - see the module
+
+    page.prompts(options)
+
+
+@cli.command()
+@project_option
+@click.option("--machine", help="The machine whose first prompt is tried; the default one without it.")
+@click.option("--narrator", help="openai: try the providers though turns are told offline.")
+@format_option
+def doctor(form: str, **options: Any) -> None:
+    """Ask every provider of a model what it can do: key, model, formats, speed, and one whole answer.
+
+    Exit code 0: turns can be told with each; 1: not with all of them. No key is printed.
+    """
+    from server import doctor as asking  # noqa: PLC0415 - see the module
+
+    sys.exit(asking.doctor(settings_of(options), form))
+
+
 @cli.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 def init(folder: Path) -> None:
@@ -132,7 +178,7 @@ def schema() -> None:
     click.echo(json.dumps(loader.schema(), ensure_ascii=False, indent=2))
 
 
-for command in (sessions, db, migrate, fake_llm):
+for command in (sessions, db, ledger, migrate, fake_llm):
     cli.add_command(command)
 
 

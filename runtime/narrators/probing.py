@@ -56,13 +56,14 @@ class Found(Struct, frozen=True):
 
 
 class Tried(Struct, frozen=True):
-    """One format that was tried: whether it holds (None: nobody can say), why not, and the times in ms."""
+    """One format that was tried: whether it holds (None: nobody can say), why not, its mend, and the times in ms."""
 
     response_format: ResponseFormat
     holds: bool | None
     why: str = ""
     first_token_ms: int = 0
     total_ms: int = 0
+    mend: str = ""
 
 
 class _Kept(Struct, frozen=True):
@@ -141,13 +142,13 @@ async def learn(providers: Iterable[Provider], known: Known, within_s: float = W
         await asyncio.to_thread(known.keep, found)
 
 
-async def probe(provider: Provider, within_s: float = WITHIN_S) -> list[Tried]:
-    """Try the formats from the best on, until one holds or nobody can say."""
+async def probe(provider: Provider, within_s: float = WITHIN_S, *, every: bool = False) -> list[Tried]:
+    """Try the formats from the best on, until one holds or nobody can say; with `every`, all of them."""
     ends_at = time.monotonic() + within_s
     tries: list[Tried] = []
     for form in provider.profile.formats:
         tries.append(await _tried(provider, form, ends_at - time.monotonic()))
-        if tries[-1].holds is not False:
+        if tries[-1].holds is None or (tries[-1].holds and not every):
             break
     return tries
 
@@ -163,7 +164,7 @@ async def _tried(provider: Provider, form: ResponseFormat, within_s: float) -> T
         got = await provider.ask(_body(provider.profile, form), lambda _: None, max(0.0, within_s))
     except CallError as failed:
         # Whatever a 400 says: with this format there is no answer.
-        return Tried(form, False if failed.outcome in ("format", "rejected") else None, failed.why)
+        return Tried(form, False if failed.outcome in ("format", "rejected") else None, failed.why, mend=failed.mend)
     if got.finish == "cut":
         return Tried(form, None, got.why)
     holds = _holds(form, got.text)

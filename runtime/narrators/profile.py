@@ -33,7 +33,8 @@ class Profile(Struct, frozen=True, kw_only=True):
     server may know, the best first, and `safe_format` is asked for while nobody has tried;
     `response_format` settles it. `thinking` is sent to api.deepseek.com only. `sends_hint` = each
     request carries the offline narrator's answer, for a server that has no model to make one with.
-    `cached_fields` are the paths in `usage` at which cached tokens may stand.
+    `cached_fields` are the paths in `usage` at which cached tokens may stand. `replaces` is the
+    retired model that was named in place of `model`, '' where none was.
 
     Times in seconds: `timeout_s` is for one whole turn with all its calls, `attempt_timeout_s` for
     one call, `first_token_s` until its first word, `gap_s` between two words: what only keeps the
@@ -58,6 +59,7 @@ class Profile(Struct, frozen=True, kw_only=True):
     cached_fields: tuple[str, ...] = ("prompt_tokens_details.cached_tokens", "prompt_cache_hit_tokens")
     sends_hint: bool = False
     retired: Mapping[str, str] = {}
+    replaces: str = ""
     price_table: Mapping[str, Prices] = {}
     own_prices: Prices | None = None
     timeout_s: float = 30.0
@@ -146,7 +148,7 @@ PROFILES: Final[Mapping[str, Profile]] = {
     "vllm": Profile(name="vllm", base_url="http://127.0.0.1:8000/v1", max_in_flight=64),
     "llamacpp": Profile(name="llamacpp", base_url="http://127.0.0.1:8080/v1", first_token_s=18.0, max_in_flight=8),
     "other": Profile(name="other", base_url=""),
-    "fake": Profile(name="fake", base_url="http://127.0.0.1:8090/v1", model="fake-1", sends_hint=True),
+    "fake": Profile(name="fake", base_url="http://127.0.0.1:8088/v1", model="fake-1", sends_hint=True),
 }
 """Each kind of server: what stands here is the default of what a project may say of one."""
 
@@ -166,7 +168,8 @@ def configured(kind: str, **given: Any) -> Profile:
     asked = profile.retired.get(profile.model, profile.model)
     if asked != profile.model:
         _LOG.warning("the model %s was retired: asking %s instead", profile.model, asked)
-    return replace(profile, model=asked)
+        return replace(profile, model=asked, replaces=profile.model)
+    return profile
 
 
 def kind_of(base_url: str) -> str:
