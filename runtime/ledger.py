@@ -12,12 +12,30 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Literal
+from datetime import date
+from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from runtime.errors import BudgetExhausted, StoreUnavailable
-from runtime.session import DAY_MS, NO_COST, NO_USAGE, Entry, Expense, Spent, Usage, expense, expense_of, is_spent
+from runtime.session import (
+    DAY_MS,
+    NO_COST,
+    NO_TOTAL,
+    NO_USAGE,
+    Entry,
+    Expense,
+    Spent,
+    Total,
+    Usage,
+    expense,
+    expense_of,
+    is_spent,
+    summed,
+    total_after,
+)
 
 if TYPE_CHECKING:
     from runtime.stores import Store
@@ -27,6 +45,7 @@ POLL_MS = 5_000
 MICROS = 1_000_000
 """A unit of the price tables' currency, in the millionths that costs are counted in."""
 
+_EPOCH = date(1970, 1, 1).toordinal()
 _log = logging.getLogger(__name__)
 Budget = Literal["session_tokens", "session_cost", "day_tokens", "day_cost"]
 
@@ -140,6 +159,15 @@ class Ledger:
                 await (self._count(each) if is_kept else self._lose(entry.session_id, each))
         return found
 
+    @property
+    def shares(self) -> dict[Budget, float]:
+        """How much of each day's budget is used, as far as this process knows; 1 is all of it."""
+        used: dict[Budget, tuple[int, int]] = {
+            "day_tokens": (self._stored.tokens + self._own.tokens, self.budgets.day_tokens),
+            "day_cost": (self._stored.cost_micros + self._own.cost_micros, self.budgets.day_cost_micros),
+        }
+        return {name: spent / limit for name, (spent, limit) in used.items() if limit}
+
     async def _count(self, each: Expense) -> None:
         if each.day == self._day:
             self._own.add(each)
@@ -199,6 +227,76 @@ class Ledger:
     def _seconds_left(self) -> int:
         """Until the next day begins, by UTC."""
         return (DAY_MS - self._clock_ms() % DAY_MS + 999) // 1000
+
+
+# As it is told to operators: costs in units, with six decimals.
+
+
+def total_told(total: Total | Expense) -> dict[str, Any]:
+    """A sum of tokens, calls and costs."""
+    return {
+        "tokens": total.tokens,
+        "prompt_tokens": total.prompt_tokens,
+        "completion_tokens": total.completion_tokens,
+        "cached_tokens": total.cached_tokens,
+        "miss_tokens": max(0, total.prompt_tokens - total.cached_tokens),
+        "calls": total.calls,
+        "cost": total.cost_micros / MICROS,
+    }
+
+
+def cost_told(entry: Entry) -> dict[str, Any]:
+    """What a telling took; {} for what told nothing, or was told without a model."""
+    if not is_spent(entry.usage, entry.spent):
+        return {}
+    attempts = _read_attempts(entry.answer).payload.meta.attempts
+    times = {name: getattr(entry.spent, name) for name in ("provider", "queue_ms", "first_token_ms", "total_ms")}
+    return {"spent": {**total_told(total_after(NO_TOTAL, entry.usage, entry.spent)), **times, "attempts": attempts}}
+
+
+def day_told(day: int, expenses: list[Expense]) -> dict[str, Any]:
+    """A day's sum, and what each provider and model has of it."""
+    (whole,) = summed([Expense(day=day), *(replace(each, provider="", model="") for each in expenses)])
+    by = [{"provider": each.provider, "model": each.model, **_counted(each)} for each in expenses]
+    return {"day": date.fromordinal(_EPOCH + day).isoformat(), **_counted(whole), "by": by}
+
+
+def _counted(each: Expense) -> dict[str, Any]:
+    return {**total_told(each), "turns": each.turns, "failed": each.failed}
+
+
+def day_of(written: str) -> int | None:
+    """The number of a day that is written as 2026-01-31, None where there is no such day."""
+    try:
+        return date.fromisoformat(written).toordinal() - _EPOCH
+    except ValueError:
+        return None
+
+
+def budgets_told(budgets: Budgets) -> dict[str, Any]:
+    """What may be spent; 0 = no limit."""
+    return {
+        "session_tokens": budgets.session_tokens,
+        "session_cost": budgets.session_cost_micros / MICROS,
+        "day_tokens": budgets.day_tokens,
+        "day_cost": budgets.day_cost_micros / MICROS,
+        "on_budget": budgets.on_budget,
+    }
+
+
+class _Meta(Struct):
+    attempts: int = 1
+
+
+class _Payload(Struct):
+    meta: _Meta
+
+
+class _Answer(Struct):
+    payload: _Payload
+
+
+_read_attempts = msgspec.json.Decoder(_Answer).decode
 
 
 def cost_of(error: Exception) -> tuple[Usage, Spent]:

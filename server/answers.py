@@ -251,9 +251,10 @@ class SessionList(Shape, frozen=True):
 
 
 class SessionShown(Shape, frozen=True):
-    """A session. `answer` is the head turn's data exactly as it was sent; `context` is for operators.
+    """A session. `answer` is the head turn's data exactly as it was sent.
 
-    `session`, `routing`, `options` and `inputs` are where it stands now, after a rewind too.
+    `session`, `routing`, `options` and `inputs` are where it stands now, after a rewind too. `context`, and
+    `spent` over all its branches, are for operators.
     """
 
     answer: Answer
@@ -268,6 +269,72 @@ class SessionShown(Shape, frozen=True):
         Meta(description="The turns that a rewind may go to, ascending; the newest 200, older ones may be named too."),
     ]
     context: dict[str, Any] | UnsetType = UNSET
+    spent: TotalTold | UnsetType = UNSET
+
+
+class TotalTold(Shape, frozen=True):
+    """What was spent: tokens, calls of a model, and what they cost in the price table's currency.
+
+    `tokens` are prompt and completion together; `cached_tokens` is the part of the prompt that was cheap,
+    `miss_tokens` the rest of it.
+    """
+
+    tokens: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    miss_tokens: int
+    calls: int
+    cost: float
+
+
+class CostTold(TotalTold, frozen=True):
+    """What a turn took, over all its attempts; for operators. Times in milliseconds.
+
+    `queue_ms` was waited for a free call, `first_token_ms` from then to the model's first word.
+    """
+
+    provider: str
+    queue_ms: int
+    first_token_ms: int
+    total_ms: int
+    attempts: int
+
+
+class ExpenseTold(TotalTold, frozen=True):
+    """What one provider and model took in a day; `failed` counts turns that cost something and came to nothing."""
+
+    provider: str
+    model: str
+    turns: int
+    failed: int
+
+
+class LedgerDay(TotalTold, frozen=True):
+    """A day of the ledger, by UTC."""
+
+    day: str
+    turns: int
+    failed: int
+    by: list[ExpenseTold]
+
+
+class BudgetsTold(Shape, frozen=True):
+    """How much may be spent; 0 = no limit."""
+
+    session_tokens: int
+    session_cost: float
+    day_tokens: int
+    day_cost: float
+    on_budget: Literal["offline", "refuse"]
+
+
+class LedgerList(Shape, frozen=True):
+    """The ledger's days, newest first, those without a cost too."""
+
+    items: list[LedgerDay]
+    next_after: None
+    budgets: BudgetsTold
 
 
 class Deleted(Shape, frozen=True):
@@ -308,6 +375,7 @@ class TurnLine(Shape, frozen=True, kw_only=True):
     narration: dict[str, Any] | UnsetType = UNSET
     narrator: str | UnsetType = UNSET
     model: str | UnsetType | None = UNSET
+    spent: CostTold | UnsetType = UNSET
 
 
 class TurnList(Shape, frozen=True):

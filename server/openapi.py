@@ -36,7 +36,7 @@ _INVOKE = (
     "guard_refused", "session_ended", "turn_in_progress", "stale_turn", "machine_changed", "body_too_large",
     "unsupported_media_type", "validation_error", "unknown_event_type", "option_not_offered",
     "option_event_mismatch", "text_not_allowed", "constraints_unsatisfiable", "idempotency_mismatch", "rate_limited",
-    "machine_fault", "not_implemented", "narrator_unavailable", "narration_invalid", *_STORE,
+    "budget_exhausted", "machine_fault", "not_implemented", "narrator_unavailable", "narration_invalid", *_STORE,
 )  # fmt: skip
 _HISTORY = (
     *_SESSION, "malformed_json", "turn_in_progress", "stale_turn", "rewind_refused", "machine_changed",
@@ -128,6 +128,10 @@ OPERATIONS: Final = (
     ),
     Operation("get", "/metrics", "Figures for Prometheus", "operator", gives=("text/plain",), errors=_TOKEN),
     Operation(
+        "get", "/ledger", "What telling has cost, day by day, newest first", "operator", query.LedgerQuery,
+        answers.LedgerList, (*_TOKEN, "validation_error", *_STORE),
+    ),
+    Operation(
         "get", "/machines", "Machines for new sessions", gives=answers.MachineList, errors=(*_TOKEN, "validation_error")
     ),
     Operation(
@@ -170,7 +174,9 @@ OPERATIONS: Final = (
         "post", "/sessions/{session_id}/regenerate",
         "Tell the head turn anew, as a sibling: the same edge, dice and assigns in other words",
         gives=answers.SessionShown, body=_REGENERATED, is_once=True,
-        errors=(*_HISTORY, "constraints_unsatisfiable", "narrator_unavailable", "narration_invalid"),
+        errors=(
+            *_HISTORY, "constraints_unsatisfiable", "budget_exhausted", "narrator_unavailable", "narration_invalid",
+        ),
     ),
     Operation(
         "get", "/sessions/{session_id}/export",

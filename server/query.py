@@ -37,6 +37,16 @@ class TurnsQuery(Sent, frozen=True):
     limit: Limit = 100
 
 
+class LedgerQuery(Sent, frozen=True):
+    """Which days of the ledger to show."""
+
+    day: (
+        Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}$", description="The newest day, UTC; today by default.")]
+        | None
+    ) = None
+    days: Annotated[int, Meta(ge=1, le=366, description="How many days, back from that one.")] = 7
+
+
 class GraphQuery(Sent, frozen=True):
     """How to draw."""
 

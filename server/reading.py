@@ -12,17 +12,17 @@ from litestar.params import FromPath
 from litestar.types import ASGIApp
 from msgspec import Struct
 
-from runtime import history, view
+from runtime import history, ledger, view
 from runtime.errors import Forbidden, MachineNotFound, SessionNotFound
 from runtime.explain import explain
 from runtime.machine import Machine
 from runtime.model import TEXT_MAX_CHARS
-from runtime.session import Entry
+from runtime.session import DAY_MS, Entry
 from runtime.turn import Runtime
 from server import graph
-from server.faults import nearest, shown
+from server.faults import Fault, nearest, refuse, shown
 from server.house import enter
-from server.query import GraphQuery, NoQuery, SessionsQuery, TurnsQuery, read_query
+from server.query import GraphQuery, LedgerQuery, NoQuery, SessionsQuery, TurnsQuery, read_query
 from server.reply import Reply, data, items
 from server.wire import ID_PATTERN
 
@@ -179,8 +179,24 @@ async def one_session(request: Asked, session_id: FromPath[str]) -> ASGIApp:
     head = await head_of(house.runtime, session_id)
     told = await history.standing(house.runtime, head)
     if call.role == "operator":
+        told["spent"] = ledger.total_told(head.total)
         told["context"] = view.open_context(await house.runtime.machine_of(head.after), head.after)
     return data(told)
+
+
+@get("/ledger")
+async def show_ledger(request: Asked) -> ASGIApp:
+    """Show what telling has cost, day by day, newest first."""
+    house, _ = enter(request, "operator")
+    query = read_query(LedgerQuery, request.scope["query_string"])
+    runtime = house.runtime
+    newest = ledger.day_of(query.day) if query.day else runtime.clock_ms() // DAY_MS
+    if newest is None:
+        raise refuse([Fault(["query", "day"], "must be a day as 2026-01-31", "day")])
+    days = range(newest, newest - query.days, -1)
+    expenses = await runtime.store.expenses(days[-1])
+    told = [ledger.day_told(day, [each for each in expenses if each.day == day]) for day in days]
+    return data({"items": told, "next_after": None, "budgets": ledger.budgets_told(runtime.ledger.budgets)})
 
 
 @delete("/sessions/{session_id:str}", status_code=200)
@@ -195,11 +211,13 @@ async def delete_session(request: Asked, session_id: FromPath[str]) -> ASGIApp:
 @get("/sessions/{session_id:str}/turns")
 async def list_turns(request: Asked, session_id: FromPath[str]) -> ASGIApp:
     """List a session's turns, oldest first, with their lineage."""
-    house, _ = enter(request, "player")
+    house, call = enter(request, "player")
     query = read_query(TurnsQuery, request.scope["query_string"])
     head = await head_of(house.runtime, session_id)
     entries = await house.runtime.store.entries(session_id, after=query.after, limit=query.limit)
     told = [view.history_of(await house.runtime.machine_of(entry.after), entry) for entry in entries]
+    if call.role == "operator":
+        told = [line | ledger.cost_told(entry) for line, entry in zip(told, entries, strict=True)]
     is_end = not entries or entries[-1].seq >= head.seq
     return items(told, None if is_end else entries[-1].seq)
 
@@ -240,4 +258,5 @@ def _is_id(text: str) -> bool:
 
 HANDLERS = (
     list_machines, one_machine, draw_machine, list_sessions, one_session, delete_session, list_turns, explain_turn,
+    show_ledger,
 )  # fmt: skip

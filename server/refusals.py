@@ -191,6 +191,12 @@ TABLE: Final[dict[str, Row]] = {
         "慢一点，稍后再继续。",
         "Slow down a little and try again soon.",
     ),
+    "budget_exhausted": Row(
+        429,
+        "the session's or the day's budget for telling is used up",
+        "今天的故事先讲到这里，请稍后再来。",
+        "The storyteller rests for now. Please come back later.",
+    ),
     "machine_fault": Row(
         500, "a guard or an assign errs: the designer's fault", "故事在这里卡住了。", "The story is stuck here."
     ),

@@ -15,6 +15,29 @@ from server.options import examples, format_option, project_option, tends
 file_type = click.Path(dir_okay=False, path_type=Path)
 
 
+@click.command(
+    epilog=examples(
+        "edgewise ledger",
+        "edgewise ledger --day 2026-01-31 --days 31 --format json",
+    )
+)
+@click.option(
+    "--days", type=click.IntRange(1, 366), default=7, show_default=True, help="How many days, back from --day."
+)
+@click.option("--day", metavar="YYYY-MM-DD", help="The newest day, by UTC; today by default.")
+@tends
+@format_option
+def ledger(**options: Any) -> None:
+    """Show what telling has cost, day by day, newest first: turns, calls, tokens, and their price.
+
+    FAILED counts turns that cost something and came to nothing; CACHED is a part of TOKENS. The day's
+    sums stay when sessions are deleted.
+    """
+    from server.tend import ledger as page  # noqa: PLC0415 - see the module
+
+    page.show(options)
+
+
 @click.group(
     epilog=examples(
         "edgewise db verify",
