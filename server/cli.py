@@ -1,4 +1,4 @@
-"""The command `edgewise`: serve, play, check, init, settings, schema; sessions, db and migrate are in `tend`.
+"""The command `edgewise`: serve, play, check, prompts, init, settings, schema; sessions, db and migrate are in `tend`.
 
 Exit codes everywhere: 0 good, 1 findings (a machine has faults), 2 wrong use, 3 our own fault.
 Imports stand inside the commands, so that `--help` answers at once.
