@@ -22,6 +22,7 @@ from server.build import build_runtime
 from server.edge import Edge, answer_for
 from server.house import House
 from server.meter import Meter
+from server.streaming import HEARTBEAT_S, Streams
 from server.tending import Tending
 
 if TYPE_CHECKING:
@@ -38,12 +39,17 @@ def end_process() -> None:
 
 
 def create_app(
-    given: Settings, runtime: Runtime | None = None, own_token: str = "", on_lost: Callable[[], None] = end_process
+    given: Settings,
+    runtime: Runtime | None = None,
+    own_token: str = "",
+    on_lost: Callable[[], None] = end_process,
+    heartbeat_s: float = HEARTBEAT_S,
 ) -> Litestar:
     """The server for some settings; `runtime` in place of the one that they name.
 
     `own_token` makes its sender an operator, as the journal's own token does. `on_lost` is called
-    once, where the journal has failed and this process can use it no more.
+    once, where the journal has failed and this process can use it no more. `heartbeat_s` is the
+    longest silence of a stream, in seconds.
 
     Raises DesignError, SettingsError. Its lifespan opens the runtime, and at the end lets the turns
     under way finish before it closes.
@@ -51,8 +57,11 @@ def create_app(
     meter = Meter()
     runtime = runtime or build_runtime(given)
     runtime.observe = meter.turned
+    runtime.ledger.observe = meter.spent
+    meter.standing = getattr(runtime.narrator, "standing", tuple)
+    meter.shares = lambda: runtime.ledger.shares
     gate = Gate(given, lambda: own_token or getattr(runtime.store, "owner_token", ""))
-    house = House(runtime, gate, Pace(given.turns_per_minute), meter, Tending(given))
+    house = House(runtime, gate, Pace(given.turns_per_minute), meter, Tending(given), Streams(heartbeat_s))
     app = Litestar(
         [*routes.HANDLERS, *reading.HANDLERS, *history.HANDLERS, *exporting.HANDLERS, *tending.HANDLERS],
         lifespan=[_life],

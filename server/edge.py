@@ -85,6 +85,12 @@ async def _last_resort(call: Call, send: Send) -> None:
 
 def answer_for(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """The answer for anything that was raised while a request was handled."""
+    refusal, status, body = failure_of(request, error)
+    return Response(body, status_code=status, media_type="application/json", headers=_headers_for(refusal))
+
+
+def failure_of(request: Request[Any, Any, Any], error: Exception) -> tuple[Refusal, int, bytes]:
+    """What a request failed of, its status and its envelope; the log has it, and the request's line will."""
     call: Call = request.scope["state"]["call"]
     refusal = _as_refusal(request, error)
     call.error = refusal.code
@@ -93,8 +99,7 @@ def answer_for(request: Request[Any, Any, Any], error: Exception) -> Response[by
     elif TABLE[refusal.code].status >= _CRASHED and refusal.code != "not_implemented":
         log.warning("failure", request_id=call.request_id, error=refusal.code, why=refusal.message)
     language = refusal.language or call.language or accepted_language(call.headers) or _house_language(request.app)
-    status, body = failure(_for_role(refusal, call), language, call.request_id)
-    return Response(body, status_code=status, media_type="application/json", headers=_headers_for(refusal))
+    return refusal, *failure(_for_role(refusal, call), language, call.request_id)
 
 
 def _as_refusal(request: Request[Any, Any, Any], error: Exception) -> Refusal:

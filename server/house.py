@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from server.auth import Gate, Pace
     from server.call import Call
     from server.meter import Meter
+    from server.streaming import Streams
     from server.tending import Tending
 
 
@@ -25,6 +26,7 @@ class House(Struct, frozen=True):
     pace: Pace
     meter: Meter
     tending: Tending
+    streams: Streams
 
 
 def enter(request: Request[Any, Any, Any], role_needed: Role | None) -> tuple[House, Call]:

@@ -13,6 +13,8 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+from msgspec import Struct
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -23,12 +25,16 @@ from prometheus_client import (
     multiprocess,
 )
 
+from runtime.ledger import MICROS
 from server.call import current
 from server.logs import log
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
+    from runtime.ledger import Budget
+    from runtime.narrators.provider import Standing
+    from runtime.session import Expense
     from runtime.turn import Played
     from server.call import Call
 
@@ -42,8 +48,29 @@ _METHODS = frozenset({"GET", "POST", "DELETE", "OPTIONS", "HEAD", "PUT", "PATCH"
 _PATH_CHARS = 200
 
 
+class _Meta(Struct):
+    rungs: tuple[str, ...] = ()
+    fallback: tuple[str, ...] = ()
+
+
+class _Payload(Struct):
+    meta: _Meta
+
+
+class _Answer(Struct):
+    """The part of an answer that is counted."""
+
+    payload: _Payload
+
+
+_meta_of = msgspec.json.Decoder(_Answer).decode
+
+
 class Meter:
-    """Counts and logs what the server does; logs as they were configured when it was made."""
+    """Counts and logs what the server does; logs as they were configured when it was made.
+
+    It asks `standing` how the providers of models stand, and `shares` how much of the day's budgets is used.
+    """
 
     def __init__(self) -> None:
         self._log = log.bind()
@@ -59,8 +86,27 @@ class Meter:
             "edgewise_turns_under_way", "Turns under way.", registry=self.registry, multiprocess_mode="livesum"
         )
         self._turns = self._counter("turns", "Turns answered.", "machine", "narrator")
+        self._tokens = self._counter("tokens", "Tokens of models; `cached` are a part of `prompt`.", "kind")
+        self._cost = self._counter("cost", "What models cost, in the price table's currency.")
+        self._failed = self._counter("failed_tellings", "Turns that cost something and came to nothing.")
+        self._calls = self._counter("calls", "Calls of models, by how they ended.", "provider", "outcome")
+        self._called: dict[tuple[str, str], int] = {}
+        self._rungs = self._counter("rungs", "Rungs of the ladder that turns were told on.", "rung")
+        self._fallback = self._counter("fallback_fields", "Fields that the offline narrator told; * counts as one.")
+        self._budget = Gauge(
+            "edgewise_budget_used",
+            "How much of a day's budget is used; 1 is all of it.",
+            ["budget"],
+            registry=self.registry,
+            multiprocess_mode="max",
+        )
+        self.standing: Callable[[], Iterable[Standing]] = tuple
+        self.shares: Callable[[], Mapping[Budget, float]] = dict
         self._narrate_s = self._histogram("turn_narrate_seconds", "Telling a turn.", "narrator")
         self._store_s = self._histogram("turn_store_seconds", "Making a turn durable.")
+        self._first_text_s = self._histogram(
+            "first_text_seconds", "From a streamed turn's request to its first text.", "narrator"
+        )
 
     def _counter(self, name: str, about: str, *labels: str) -> Counter:
         return Counter(f"edgewise_{name}", about, labels, registry=self.registry)
@@ -89,6 +135,11 @@ class Meter:
     def turned(self, played: Played) -> None:
         """Count a turn that was answered, and log its line."""
         entry = played.entry
+        meta = _meta_of(entry.answer).payload.meta
+        for rung in meta.rungs:
+            self._rungs.labels(rung).inc()
+        self._fallback.inc(len(meta.fallback))
+        self._look()
         self._turns.labels(entry.after.machine, entry.narrator).inc()
         self._narrate_s.labels(entry.narrator).observe(played.narrate_s)
         self._store_s.observe(played.store_s)
@@ -107,6 +158,29 @@ class Meter:
             narrate_ms=round(played.narrate_s * 1000, 2),
             store_ms=round(played.store_s * 1000, 2),
         )
+
+    def spent(self, each: Expense) -> None:
+        """Count what a turn has cost, be it that it came to nothing."""
+        self._tokens.labels("prompt").inc(each.prompt_tokens)
+        self._tokens.labels("completion").inc(each.completion_tokens)
+        self._tokens.labels("cached").inc(each.cached_tokens)
+        self._cost.inc(each.cost_micros / MICROS)
+        self._failed.inc(each.failed)
+        self._look()
+
+    def _look(self) -> None:
+        """Show how much of the day's budgets is used, and count the calls since the last look."""
+        for budget, share in self.shares().items():
+            self._budget.labels(budget).set(share)
+        for each in self.standing():
+            for outcome, calls in each.calls.items():
+                before = self._called.get((each.name, outcome), 0)
+                self._calls.labels(each.name, outcome).inc(calls - before)
+                self._called[each.name, outcome] = calls
+
+    def first_text(self, narrator: str, seconds: float) -> None:
+        """Count the time until a streamed turn's first text."""
+        self._first_text_s.labels(narrator).observe(seconds)
 
     def answered(self, call: Call, method: str, route: str | None, path: str) -> None:
         """Count a request that was answered, and log its line. `path` is without its query."""

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import Any
 
 from litestar import Request, get, post
 from litestar.types import ASGIApp
 
 from runtime import turn
-from runtime.errors import NotImplementedYet, StoreUnavailable
+from runtime.errors import StoreUnavailable
 from server import openapi
 from server.body import read_body, read_json, refuse_other_types
+from server.forms import form_of
 from server.house import enter
 from server.meter import CONTENT_TYPE
 from server.once import idempotency_of
 from server.query import NoQuery, read_query
 from server.reply import Reply, data, json_data
+from server.streaming import Stream
 from server.wire import read_invoke
 
 Asked = Request[Any, Any, Any]
@@ -26,7 +27,6 @@ PING_S = 2.0
 """Seconds within which the store must answer for the server to be ready."""
 TROUBLE_MS = 15_000
 """How long a failed turn counts against being ready, while no other turn is answered."""
-STREAMS = ("text/event-stream", "application/x-ndjson")
 
 
 @post("/invoke", status_code=200)
@@ -39,18 +39,12 @@ async def invoke(request: Asked) -> ASGIApp:
     value = read_json(raw)
     call.hear(value)
     asked = read_invoke(raw, value)
-    refuse_promises(call.headers)
     once = idempotency_of(call, "invoke", value)
+    form = form_of(call.headers.get(b"accept", b""))
+    if form is not None:
+        return Stream(house, request, asked, once, form)
     played = await turn.play(house.runtime, asked, call.role or "player", once)
     return json_data(played.data, is_replayed=played.is_replayed)
-
-
-def refuse_promises(headers: Mapping[bytes, bytes]) -> None:
-    """Refuse what the contract promises and this version can't keep yet. Raises NotImplementedYet."""
-    accepted = headers.get(b"accept", b"").decode("latin-1").lower()
-    takes_json = "application/json" in accepted or "*/*" in accepted
-    if not takes_json and any(stream in accepted for stream in STREAMS):
-        raise NotImplementedYet("this version streams no answers", "Send Accept: application/json.", what="streaming")
 
 
 @get("/health")

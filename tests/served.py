@@ -65,14 +65,14 @@ def runtime_of(*machines: Machine, narrator: Any = None, store: Any = None, **mo
 class Server:
     """A server in a thread of its own; `runtime` is the engine behind it."""
 
-    def __init__(self, runtime: Runtime, settings: Settings) -> None:
+    def __init__(self, runtime: Runtime, settings: Settings, **more: Any) -> None:
         self.runtime = runtime
         # asyncio sends small packets at once only on a socket that is said to be TCP.
         self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen(256)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        config = uvicorn.Config(create_app(settings, runtime), log_config=None, lifespan="on")
+        config = uvicorn.Config(create_app(settings, runtime, **more), log_config=None, lifespan="on")
         self._server = uvicorn.Server(config)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="served", daemon=True)
@@ -103,14 +103,17 @@ class Server:
 
 
 @contextmanager
-def serving(runtime: Runtime, settings: Settings | None = None) -> Iterator[Server]:
-    """The server for a while; what it logs is rendered, so that a line that can't be fails a test, and dropped."""
+def serving(runtime: Runtime, settings: Settings | None = None, **more: Any) -> Iterator[Server]:
+    """The server for a while, `more` as `create_app` takes it.
+
+    What it logs is rendered, so that a line that can't be fails a test, and dropped.
+    """
     structlog.configure(
         processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
         logger_factory=structlog.WriteLoggerFactory(io.StringIO()),
     )
     try:
-        with Server(runtime, settings or Settings()) as server:
+        with Server(runtime, settings or Settings(), **more) as server:
             yield server
     finally:
         structlog.reset_defaults()

@@ -872,13 +872,13 @@ def test_a_sane_request_id_comes_back_and_another_is_replaced(web):
     assert len(set(made)) == len(made)
 
 
-def test_what_cannot_be_promised_yet_is_refused_and_not_ignored(web, server, name):
+def test_a_refusal_is_plain_json_though_a_stream_was_asked_for(web, server, name):
     begin(web, name)
-    body = {"session": {"session_id": name}, "payload": {"selected_option_id": 1}}
+    body = {"session": {"session_id": name}, "payload": {"selected_option_id": 9}}
     for headers in ({"Accept": "text/event-stream"}, {"Accept": "application/x-ndjson"}):
-        failure = refused_unchanged(web, server, name, 501, body, **headers)
-        assert failure["error"] == "not_implemented"
-        assert failure["retry"] == "never"
+        failure = refused_unchanged(web, server, name, 422, body, **headers)
+        assert failure["error"] == "option_not_offered"
+        assert failure["retry"] == "refresh"
 
 
 def test_a_player_is_told_in_the_sessions_language_and_no_rule_is_named(web, name):

@@ -97,8 +97,8 @@ class Web:
 async def serve() -> AsyncIterator[Callable[..., Any]]:
     async with AsyncExitStack() as stack:
 
-        async def serving(settings: Settings = OPEN, narrator: Any = None) -> Web:
-            runtime = runtime_of(tiny(HALL), narrator)
+        async def serving(settings: Settings = OPEN, narrator: Any = None, machine: str = HALL) -> Web:
+            runtime = runtime_of(tiny(machine), narrator)
             app = create_app(settings, runtime)
             await runtime.open()  # app.lifespan() can't: a fixture's two halves are two tasks
             stack.push_async_callback(runtime.close)
@@ -169,12 +169,39 @@ async def test_size_then_media_type_then_json_then_shape(web):
     assert [each["loc"] for each in wrong["details"]] == [["body", "evnt"], ["body", "event", "type"]]
 
 
-async def test_a_promise_that_cant_be_kept_yet_is_refused_not_ignored(web):
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "*/*", "", "text/html", "text/*", "application/json", "application/json, text/event-stream",
+        "text/event-stream, application/json", "text/event-stream;q=0.5, application/json;q=0.9",
+        "text/event-stream;q=0.5, */*", "text/event-stream;q=0", "text/event-stream;q=0, application/x-ndjson;q=0.0",
+        "application/*, application/x-ndjson;q=0.3",
+    ],
+)  # fmt: skip
+async def test_json_is_given_where_no_stream_is_wanted_more(web, accept):
     await web.invoke("INIT")
-    for stream in ("text/event-stream", "application/x-ndjson"):
-        assert (await web.invoke(option=1, expect=501, headers={"Accept": stream}))["what"] == "streaming"
-    assert len(await web.journal()) == 1
-    await web.invoke(option=1, headers={"Accept": "application/json, text/event-stream"})
+    assert (await web.invoke(option=1, headers={"Accept": accept}))["session"]["turn"] == 2
+
+
+@pytest.mark.parametrize(
+    ("accept", "given"),
+    [
+        ("text/event-stream", "text/event-stream"),
+        ("Text/Event-Stream ; Q=0.1", "text/event-stream"),
+        ("application/x-ndjson", "application/x-ndjson"),
+        ("text/event-stream, */*", "text/event-stream"),
+        ("application/*;q=0.2, application/x-ndjson;q=0.3", "application/x-ndjson"),
+        ("application/json;q=0.8, application/x-ndjson;q=0.9", "application/x-ndjson"),
+        ("application/x-ndjson, text/event-stream", "text/event-stream"),
+        ("application/x-ndjson, text/event-stream;q=0.9, application/json;q=0.95", "application/x-ndjson"),
+    ],
+)
+async def test_a_stream_is_given_to_who_names_it_and_wants_it_more(web, accept, given):
+    await web.invoke("INIT")
+    sent = {"session": {"session_id": "s1"}, "payload": {"selected_option_id": 1}}
+    answer = await web.client.post("/invoke", json=sent, headers={"Accept": accept})
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, given)
+    assert len(await web.journal()) == 2
 
 
 @pytest.mark.parametrize(
@@ -256,7 +283,7 @@ async def test_a_narrator_that_fails_leaves_the_session_as_it_was(serve, failure
         async def narrate(self, _, _release):
             raise failure
 
-    web = await serve(narrator=Failing())
+    web = await serve(narrator=Failing(), machine=f"on_failure: refuse{HALL}")
     refused = await web.invoke("INIT", expect=status)
     assert (refused["error"], refused["retry"]) == (code, "same")
     assert "secret of ours" not in str(refused)
