@@ -28,7 +28,7 @@ from msgspec import Struct
 
 from runtime.narrators import chat
 from runtime.narrators.breaker import LONG_REST_S, Breaker, State
-from runtime.narrators.streamed import Streamed, StreamError
+from runtime.narrators.streamed import Streamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -299,7 +299,7 @@ class Provider:
         except (httpx.HTTPError, httpx.StreamError, aiohttp.ClientError) as error:
             if not reading.is_whole:
                 raise _unreachable(error) from None
-        except (chat.NoReplyError, StreamError) as error:
+        except chat.NoReplyError as error:
             raise CallError("unreadable", f"answered 200 with {error}", mend=_NO_API) from None
 
 
@@ -320,17 +320,23 @@ class _Reading:
         return bool(self._streamed.is_over or self._streamed.finish)
 
     async def all_of(self, response: httpx.Response, patience: asyncio.Timeout) -> None:
-        """Read to the end. Raises CallError, chat.NoReplyError, StreamError, and what the transport raises."""
+        """Read to the end. Raises CallError, chat.NoReplyError, and what the transport raises."""
         _refuse_compressed(response)
         async for piece in response.aiter_raw():
             self._bytes += len(piece)
             was_whole = self.is_whole
             self._told(self._streamed.feed(piece), patience)
+            self._refuse_trouble()
             if self.is_whole and not was_whole:
                 patience.reschedule(asyncio.get_running_loop().time() + END_GRACE_S)
             if self._bytes > self._most_bytes or len(self._streamed.text) > MAX_ANSWER_BYTES:
                 raise CallError("unreadable", f"sent more than {self._most_bytes // 1024} KB")
         self._told(self._streamed.end(), patience)
+        self._refuse_trouble()
+
+    def _refuse_trouble(self) -> None:
+        if self._streamed.trouble:
+            raise CallError("unreadable", f"answered 200 with {self._streamed.trouble}")
 
     def _told(self, word: str, patience: asyncio.Timeout) -> None:
         if not word:

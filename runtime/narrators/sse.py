@@ -19,16 +19,19 @@ class Events:
     """Reads one stream; `feed` it every piece, then `end` it."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
         self._data: list[str] = []
 
     def feed(self, piece: bytes) -> list[str]:
         """The data of every event that this piece completes."""
-        raw = self._rest + piece
+        may_end = self._rest.endswith(b"\r") or _LINE_END.search(piece)
+        self._rest += piece
+        if not may_end:
+            return []
         # A CR at the very end may be half of a CRLF.
-        held = 1 if raw.endswith(b"\r") else 0
-        *lines, rest = _LINE_END.split(raw[: len(raw) - held])
-        self._rest = rest + raw[len(raw) - held :]
+        whole = len(self._rest) - self._rest.endswith(b"\r")
+        *lines, rest = _LINE_END.split(bytes(self._rest[:whole]))
+        self._rest = bytearray(rest) + self._rest[whole:]
         return [data for line in lines if (data := self._line(line)) is not None]
 
     def end(self) -> list[str]:

@@ -22,15 +22,12 @@ DONE = "[DONE]"
 _BLANKS = b" \t\r\n"
 
 
-class StreamError(ValueError):
-    """The provider says in its answer that it failed; the message is its own short word for why."""
-
-
 class Streamed:
     """Reads one answer: `feed` it every piece, then `end` it.
 
     `text` is what the model has written so far, without its reasoning. `finish` is the provider's
-    finish_reason, '' while it has given none. `is_over`: nothing of the answer can follow.
+    finish_reason, '' while it has given none. `is_over`: nothing of the answer can follow. `trouble`
+    says that the provider failed in the middle of it, with its own short word for why.
     """
 
     def __init__(self, profile: Profile) -> None:
@@ -43,9 +40,13 @@ class Streamed:
         self.model = profile.model
         self.usage: Usage = chat.usage_of(None, profile)
         self.is_over = False
+        self.trouble = ""
 
     def feed(self, piece: bytes) -> str:
-        """Take a piece; what the model wrote in it, '' for noise. Raises StreamError."""
+        """Take a piece; what the model wrote in it, '' for noise."""
+        if self._events is None and self._whole:
+            self._whole += piece
+            return ""
         if self._events is None and not self._begins(piece):
             return ""
         if self._events is None:
@@ -53,10 +54,10 @@ class Streamed:
         return "".join([self._event(data) for data in self._events.feed(piece)])
 
     def end(self) -> str:
-        """The answer has ended; what only now can be read of it. Raises StreamError and chat.NoReplyError."""
+        """The answer has ended; what only now can be read of it. Raises chat.NoReplyError."""
         if self._events is not None:
             rest = "".join([self._event(data) for data in self._events.end()])
-            if not self.text and not self.finish:
+            if not self.text and not self.finish and not self.trouble:
                 reason = "a stream without an answer"
                 raise chat.NoReplyError(reason)
             return rest
@@ -66,14 +67,14 @@ class Streamed:
         return reply.content
 
     def _begins(self, piece: bytes) -> bool:
-        """Whether a stream of events begins here; a whole answer, and blanks before either, are kept."""
+        """Whether a stream of events begins here; what begins a whole answer is kept."""
         self._whole += piece
-        first = bytes(self._whole).lstrip(_BLANKS)[:1]
+        first = self._whole.lstrip(_BLANKS)[:1]
+        if not first:
+            self._whole.clear()  # blanks before an answer are noise, whatever it is
         if not first or first in b"{[<":
             return False
         self._events = Events()
-        before = bytes(self._whole[: len(self._whole) - len(piece)])
-        self._events.feed(before)
         self._whole.clear()
         return True
 
@@ -85,11 +86,14 @@ class Streamed:
             found = msgspec.json.decode(data)
         except (msgspec.DecodeError, RecursionError):
             return ""  # noise in a field of data is noise
-        return self._chunk(found) if isinstance(found, dict) and not self.is_over else ""
+        is_read = isinstance(found, dict) and not self.is_over and not self.trouble
+        return self._chunk(found) if is_read else ""
 
     def _chunk(self, chunk: Mapping[str, Any]) -> str:
         if chunk.get("error") or ("choices" not in chunk and "message" in chunk):
-            raise StreamError(chat.code_of(chunk))
+            code = chat.code_of(chunk)
+            self.trouble = f"an error ({code})" if code else "an error"
+            return ""
         self.model = chat.model_of(chunk.get("model"), self.model)
         if chunk.get("usage"):
             self.usage = chat.usage_of(chunk["usage"], self._profile)
