@@ -17,10 +17,11 @@ import msgspec
 from msgspec import Struct
 
 from runtime.cutting import cut
+from runtime.facts import UNKNOWN, Facts, contradictions
 from runtime.leaks import leaked
 from runtime.outputs import TEXTS
 from runtime.rating import united
-from runtime.terms import MARKS, find_term, free_mark, mask
+from runtime.terms import MARKS, find_term, free_mark, mask, may_begin_term
 
 if TYPE_CHECKING:
     from runtime.machine import Machine
@@ -40,10 +41,13 @@ __all__ = [
     "fit",
     "key_of",
     "mask",
+    "max_chars_of",
     "same_words",
     "satisfiable",
+    "schema_at",
     "speaks",
     "terms_of",
+    "text_breaches",
     "text_paths",
     "validator_for",
 ]
@@ -52,13 +56,15 @@ AI_STATE_CHARS = 300
 """The longest value of `ai_state`, in code points."""
 STR_CHARS = 200
 """The longest `str` of an output, in code points."""
+PROSE = frozenset({"scene", "text"})
+"""The kinds of outputs that tell what happened: held against the facts."""
 
 
 class Bounds(Struct, frozen=True, kw_only=True):
     """What the texts of one session must keep to; lengths in code points.
 
     `forbidden_terms` are the session's own, then those that its rating excludes: `rated_terms`.
-    `instructions` are what a model was told and gives none of away.
+    `instructions` are what a model was told and gives none of away, `facts` what prose may not contradict.
     """
 
     language: str
@@ -69,6 +75,7 @@ class Bounds(Struct, frozen=True, kw_only=True):
     content_rating: str | None = None
     max_chars_text: int = 600
     instructions: tuple[str, ...] = ()
+    facts: Facts = UNKNOWN
 
     def max_chars(self, kind: str) -> int:
         """The longest text of a kind of output."""
@@ -76,7 +83,7 @@ class Bounds(Struct, frozen=True, kw_only=True):
         return by_kind.get(kind, self.max_chars_text)
 
 
-Rule = Literal["schema", "length", "term", "rating", "language", "options", "leak"]
+Rule = Literal["schema", "length", "term", "rating", "language", "options", "leak", "facts"]
 
 
 class Breach(Struct, frozen=True):
@@ -247,13 +254,21 @@ def _bounded_part(part: Any, fields: Mapping[str, str], bounds: Bounds, path: st
         return _bounded(part, fields, bounds, path)
     if not isinstance(part, Mapping) or part.get("type") != "string" or "enum" in part:
         return part
-    return {**part, "maxLength": _max_chars(part, fields[path], bounds)}
+    return {**part, "maxLength": max_chars_of(part, fields[path], bounds)}
 
 
-def _max_chars(part: Mapping[str, Any], kind: str, bounds: Bounds) -> int:
-    """A schema's own limit counts up to that of a text; without one, its kind's."""
-    own = part.get("maxLength")
+def max_chars_of(schema: Mapping[str, Any], kind: str, bounds: Bounds) -> int:
+    """An output's own maxLength, never over a text's; without one its kind's limit."""
+    own = schema.get("maxLength")
     return min(own, bounds.max_chars_text) if isinstance(own, int) else bounds.max_chars(kind)
+
+
+def schema_at(outputs: Mapping[str, Any], path: str) -> Mapping[str, Any]:
+    """The schema of one output by its dotted path; {} where a designer wrote none."""
+    schema: Any = outputs
+    for name in path.split("."):
+        schema = schema.get("properties", {}).get(name, {})
+    return schema if isinstance(schema, Mapping) else {}
 
 
 def _ai_state_schema(names: tuple[str, ...]) -> dict[str, Any]:
@@ -301,7 +316,7 @@ def breaches(
     found = [
         *_schema_breaches(answer, validator),
         *_option_breaches(answer, offer),
-        *(breach for path, text in text_paths(answer) for breach in _text_breaches(path, text, prompt, bounds)),
+        *(breach for path, text in text_paths(answer) for breach in text_breaches(path, text, prompt, bounds)),
     ]
     return sorted(dict.fromkeys(found), key=lambda breach: (breach.path, breach.rule))
 
@@ -339,21 +354,44 @@ def _twins(told: list[Mapping[str, Any]]) -> Iterator[Breach]:
         seen.add(text)
 
 
-def _text_breaches(path: str, text: str, prompt: Prompt, bounds: Bounds) -> Iterator[Breach]:
+def text_breaches(path: str, text: str, prompt: Prompt, bounds: Bounds, *, partial: bool = False) -> Iterator[Breach]:
+    """What is wrong in one text of an answer, at its path.
+
+    `partial` for a text that is still being written: what it may yet say is no breach, and an end
+    that may become a forbidden term is one.
+    """
+    kind = _kind(path, prompt)
+    yield from _word_breaches(path, text, bounds)
+    if partial and may_begin_term(text, bounds.forbidden_terms):
+        yield Breach(path, "term", "ends in what may become a forbidden term.")
+    longest = _longest(path, kind, prompt, bounds)
+    if longest is not None and len(text) > longest:
+        yield Breach(path, "length", f"longer than {longest} characters. Shorten it.")
+    if kind in TEXTS and not speaks(text, bounds.language):
+        yield Breach(path, "language", f"must be told in the language '{bounds.language}'.")
+    if kind in PROSE:
+        yield from (Breach(path, "facts", why) for why in contradictions(text, bounds.facts))
+
+
+def _word_breaches(path: str, text: str, bounds: Bounds) -> Iterator[Breach]:
     term = find_term(text, bounds.forbidden_terms)
     if term in bounds.rated_terms:
-        yield Breach(
-            path, "rating", f"holds '{term}', which is not for the rating {bounds.content_rating}. Leave it out."
-        )
+        why = f"holds '{term}', which is not for the rating {bounds.content_rating}. Leave it out."
+        yield Breach(path, "rating", why)
     elif term is not None:
         yield Breach(path, "term", f"holds '{term}', which is forbidden. Say it in other words.")
     if given_away := leaked(text, bounds.instructions):
         yield Breach(path, "leak", f"gives away {given_away} of what you were told. Tell the story alone.")
-    kind = _kind(path, prompt)
-    if kind == "json" and len(text) > bounds.max_chars_text:
-        yield Breach(path, "length", f"longer than {bounds.max_chars_text} characters. Shorten it.")
-    if kind in TEXTS and not speaks(text, bounds.language):
-        yield Breach(path, "language", f"must be told in the language '{bounds.language}'.")
+
+
+def _longest(path: str, kind: str, prompt: Prompt, bounds: Bounds) -> int | None:
+    """The longest text at a path, in code points; None where it is one of a few values."""
+    if path.startswith("ai_state."):
+        return AI_STATE_CHARS
+    if kind in {"option", "json"}:
+        return bounds.max_chars_option if path.startswith("options.") else bounds.max_chars_text
+    schema = schema_at(prompt.outputs, path)
+    return None if "enum" in schema else max_chars_of(schema, kind, bounds)
 
 
 def _kind(path: str, prompt: Prompt) -> str:

@@ -42,6 +42,7 @@ from runtime.errors import (
     StoreUnavailable,
     WorldError,
 )
+from runtime.facts import facts_of
 from runtime.leaks import instructions
 from runtime.ledger import NO_BUDGETS, Budget, Budgets, Ledger, cost_of
 from runtime.machine import CompiledEdge, Machine, asked_ai_state, known_values
@@ -364,7 +365,11 @@ def brief(
         inputs=inputs,
         scope=story_scope(settled, asked),
         offer=preview,
-        bounds=replace(bounds, instructions=instructions(prompt, messages, inputs)),
+        bounds=replace(
+            bounds,
+            instructions=instructions(prompt, messages, inputs),
+            facts=facts_of(machine, session, settled.outcome),
+        ),
         messages=messages,
         schema=answer_schema(prompt, asked_ai_state(machine.definition), preview, bounds),
         deadline_s=deadline_s,

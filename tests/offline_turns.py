@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from runtime import view
 from runtime.advance import arrived, begun, roll_dice, route, settle, turn_scope
 from runtime.constraints import answer_schema, bounds_of
+from runtime.facts import facts_of
 from runtime.machine import Machine, asked_ai_state, known_values
 from runtime.narrators import Narration, Task
 from runtime.narrators.offline import tell
@@ -104,7 +105,8 @@ def task_of(machine: Machine, session: Session, event: str, choice: Choice, text
     else:
         compiled = machine.initial
     settled = settle(machine, session, compiled, event, choice, scope, rolled)
-    bounds = bounds_of(machine, session.constraints)
+    facts = facts_of(machine, settled.session, settled.outcome)
+    bounds = replace(bounds_of(machine, session.constraints), facts=facts)
     offer = route(machine, arrived(settled.session)).offer
     inputs = view.inputs_of(machine, settled, text, offer, bounds)
     prompt = machine.prompt_for(compiled.edge, session.constraints.language)

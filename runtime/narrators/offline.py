@@ -16,13 +16,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from runtime.constraints import AI_STATE_CHARS, find_term, fit
+from runtime.constraints import AI_STATE_CHARS, find_term, fit, max_chars_of, schema_at
 from runtime.fragments import Draw, draws
 from runtime.machine import asked_ai_state
 from runtime.narrators import Narration, Task, plain
 from runtime.narrators.sample import smallest
-from runtime.narrators.satisfiable import is_told, schema_at
-from runtime.narrators.satisfiable import limit as limit_of
+from runtime.narrators.satisfiable import is_told
 from runtime.narrators.telling import Draft, Telling
 from runtime.narrators.wording import worded
 from runtime.prompt import PromptError, say
@@ -127,7 +126,7 @@ def _within(value: float, schema: Mapping[str, Any]) -> bool:
 
 def _text(telling: Telling, path: str, kind: str, schema: Mapping[str, Any], *, is_required: bool) -> str | None:
     current = _variable(telling, path) if kind == "str" and is_required else None
-    limit = limit_of(schema, kind, telling.task.bounds)
+    limit = max_chars_of(schema, kind, telling.task.bounds)
     if isinstance(current, str) and telling.passes(current, limit):
         return current
     written = _written(telling, path)

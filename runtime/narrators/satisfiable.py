@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from runtime import constraints
-from runtime.constraints import Bounds, find_term, text_paths
+from runtime.constraints import Bounds, find_term, max_chars_of, schema_at, text_paths
 from runtime.machine import Machine
 from runtime.model import State
 from runtime.narrators.sample import smallest
@@ -46,7 +46,7 @@ def _outputs(prompt: Prompt, bounds: Bounds) -> Iterator[str]:
     for path in sorted(prompt.required):
         schema = schema_at(prompt.outputs, path)
         if is_told(prompt.fields[path], schema):
-            least, most = schema.get("minLength", 0), limit(schema, prompt.fields[path], bounds)
+            least, most = schema.get("minLength", 0), max_chars_of(schema, prompt.fields[path], bounds)
             if least > most:
                 yield f"the output '{path}' has at least {least} characters, and {most} are allowed"
             continue
@@ -60,17 +60,3 @@ def _outputs(prompt: Prompt, bounds: Bounds) -> Iterator[str]:
 def is_told(kind: str, schema: Mapping[str, Any]) -> bool:
     """Whether an output is a text to be found, and no value out of a few."""
     return kind in TEXT_KINDS and not ("enum" in schema or "const" in schema)
-
-
-def schema_at(outputs: Mapping[str, Any], path: str) -> Mapping[str, Any]:
-    """The schema of one output by its dotted path; {} where a designer wrote none."""
-    schema: Any = outputs
-    for name in path.split("."):
-        schema = schema.get("properties", {}).get(name, {})
-    return schema if isinstance(schema, Mapping) else {}
-
-
-def limit(schema: Mapping[str, Any], kind: str, bounds: Bounds) -> int:
-    """An output's own maxLength, never over a text's; without one its kind's limit."""
-    own = schema.get("maxLength")
-    return min(own, bounds.max_chars_text) if isinstance(own, int) else bounds.max_chars(kind)
