@@ -59,12 +59,16 @@ class Offline:
         """Nothing is held."""
 
 
-def tell(task: Task) -> Narration:
-    """The task's narration: a pure function of the task."""
-    telling = Telling(task)
-    output = _outputs(telling)
-    ai_state = _ai_state(telling)
-    options = _options(telling)
+def tell(task: Task, standing: Mapping[str, Any] | None = None) -> Narration:
+    """The task's narration: a pure function of the task.
+
+    `standing` is what is told already, as an answer has it (`options` as {key or kind: text}): the
+    rest alone is told, and no option in the same words.
+    """
+    telling, standing = Telling(task), standing or {}
+    output = _outputs(telling, standing)
+    ai_state = _ai_state(telling, standing.get("ai_state", {}))
+    options = _options(telling, standing.get("options", {}))
     return Narration(
         narrator=Offline.name,
         output=output,
@@ -75,14 +79,22 @@ def tell(task: Task) -> Narration:
     )
 
 
-def _outputs(telling: Telling) -> dict[str, Any]:
+def _outputs(telling: Telling, standing: Mapping[str, Any]) -> dict[str, Any]:
     prompt = telling.task.prompt
     output: dict[str, Any] = {}
     for path, kind in prompt.fields.items():
-        value = _value(telling, path, kind)
+        value = None if _stands(standing, path) else _value(telling, path, kind)
         if value is not None:
             _put(output, path, value)
     return output
+
+
+def _stands(standing: Any, path: str) -> bool:
+    for name in path.split("."):
+        if not isinstance(standing, Mapping) or name not in standing:
+            return False
+        standing = standing[name]
+    return True
 
 
 def _put(output: dict[str, Any], path: str, value: Any) -> None:
@@ -159,10 +171,11 @@ def _plain(telling: Telling, drafts: Iterable[Draft], tried: list[Draft], limit:
 
 
 def _forced(telling: Telling, drafts: list[Draft], limit: int) -> Draft:
-    """The first draft that passes once it is cut and masked; a neutral mark where none does."""
+    """The first draft of which a word is left once it is cut and masked; a neutral mark where none is."""
     terms = telling.task.bounds.forbidden_terms
     fitted = (Draft(fit(draft.text, limit, terms)[0], draft.ids) for draft in drafts)
-    return _first(telling, fitted, limit) or Draft(_marks(terms))
+    legible = (draft for draft in fitted if any(map(str.isalnum, draft.text)))
+    return _first(telling, legible, limit) or Draft(_marks(terms))
 
 
 def _marks(terms: tuple[str, ...]) -> str:
@@ -266,11 +279,13 @@ def _told(telling: Telling) -> Iterator[Draft]:
         yield draft
 
 
-def _ai_state(telling: Telling) -> dict[str, str]:
+def _ai_state(telling: Telling, standing: Mapping[str, str]) -> dict[str, str]:
     """What fragments say of `ai_state`, and always the memory summary where the machine reads one."""
     limit = min(AI_STATE_CHARS, telling.task.bounds.max_chars_text)
     told: dict[str, str] = {}
     for name in asked_ai_state(telling.task.machine.definition):
+        if name in standing:
+            continue
         found = _first(telling, _rendered_state(telling, name), limit)
         if found is not None:
             told[name] = telling.take(found)
@@ -291,9 +306,9 @@ def _memory_limit(telling: Telling) -> int:
     return min(longest, AI_STATE_CHARS, telling.task.bounds.max_chars_text)
 
 
-def _options(telling: Telling) -> dict[str, str]:
-    """Each option's words within the constraints, no two alike."""
+def _options(telling: Telling, standing: Mapping[str, str]) -> dict[str, str]:
+    """Each option's words within the constraints, no two alike; those that don't stand yet."""
     task = telling.task
-    words, warnings = worded(task.machine.definition, telling.state, task.offer, task.bounds, {})
+    words, warnings = worded(task.machine.definition, telling.state, task.offer, task.bounds, standing)
     telling.warnings += warnings
-    return words
+    return {key: text for key, text in words.items() if key not in standing}
