@@ -35,7 +35,7 @@ from runtime.prices import cost_micros
 from runtime.session import Spent, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from runtime.narrators import Narration, Task
     from runtime.narrators.probing import Known
@@ -204,7 +204,7 @@ class OpenAI:
         if turn.failed is None:
             return self._reasked(turn, provider)
         if turn.failed.outcome == "format":
-            return await self._reformatted(provider)
+            return await self._reformatted(turn, provider)
         return await self._retried(turn, provider, turn.failed)
 
     def _reasked(self, turn: _Turn, provider: Provider) -> Provider | None:
@@ -216,10 +216,10 @@ class OpenAI:
             turn.climb("reask")
         return asked
 
-    async def _reformatted(self, provider: Provider) -> Provider | None:
+    async def _reformatted(self, turn: _Turn, provider: Provider) -> Provider | None:
         """The same provider with its next format, which is remembered; else another one."""
         if not provider.refuse_format():
-            return self._free(each for each in self.providers if each is not provider)
+            return self._other(turn)
         _LOG.warning(
             "the model at %s can't answer in that format: asking for %s", provider.profile.host, provider.format
         )
@@ -228,12 +228,10 @@ class OpenAI:
         return provider
 
     async def _retried(self, turn: _Turn, provider: Provider, failed: CallError) -> Provider | None:
-        other = self._free(each for each in self.providers if each not in turn.asked)
         wait_s = self._wait_s(turn, failed)
         may_retry = failed.may_pass and wait_s < turn.left_s() and self._free((provider,)) is not None
         is_better_off = failed.outcome == "late" or turn.asked.count(provider) > 1 or wait_s > LONGEST_WAIT_BESIDE_S
-        if other is not None and (is_better_off or not may_retry):
-            turn.climb("failover")
+        if (is_better_off or not may_retry) and (other := self._other(turn)):
             return other
         if not may_retry:
             return None
@@ -241,7 +239,14 @@ class OpenAI:
         turn.climb("retry")
         return provider
 
-    def _free(self, providers: Any) -> Provider | None:
+    def _other(self, turn: _Turn) -> Provider | None:
+        """The first provider that was not asked in this turn and may be."""
+        other = self._free(each for each in self.providers if each not in turn.asked)
+        if other is not None:
+            turn.climb("failover")
+        return other
+
+    def _free(self, providers: Iterable[Provider]) -> Provider | None:
         """The first of these that may be asked now."""
         return next((each for each in providers if not each.breaker.is_open and not each.is_full), None)
 

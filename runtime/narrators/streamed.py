@@ -44,11 +44,11 @@ class Streamed:
 
     def feed(self, piece: bytes) -> str:
         """Take a piece; what the model wrote in it, '' for noise."""
-        if self._events is None and self._whole:
+        if self._whole:
             self._whole += piece
             return ""
-        if self._events is None and not self._begins(piece):
-            return ""
+        if self._events is None:
+            self._begin(piece.lstrip(_BLANKS))  # blanks before an answer are noise, whatever it is
         if self._events is None:
             return ""
         return "".join([self._event(data) for data in self._events.feed(piece)])
@@ -66,17 +66,11 @@ class Streamed:
         self.is_over = True
         return reply.content
 
-    def _begins(self, piece: bytes) -> bool:
-        """Whether a stream of events begins here; what begins a whole answer is kept."""
-        self._whole += piece
-        first = self._whole.lstrip(_BLANKS)[:1]
-        if not first:
-            self._whole.clear()  # blanks before an answer are noise, whatever it is
-        if not first or first in b"{[<":
-            return False
-        self._events = Events()
-        self._whole.clear()
-        return True
+    def _begin(self, piece: bytes) -> None:
+        if piece[:1] in (b"{", b"[", b"<"):
+            self._whole += piece
+        elif piece:
+            self._events = Events()
 
     def _event(self, data: str) -> str:
         if data.strip() == DONE:
