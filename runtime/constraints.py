@@ -135,14 +135,19 @@ def satisfiable(bounds: Bounds) -> str | None:
 
 # --- the language ---
 
-_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3005\u3007\U00020000-\U0003ffff]+")
-_LATIN = re.compile(r"[A-Za-z\u00c0-\u024f\u1e00-\u1eff]+(?:['\u2019-][A-Za-z\u00c0-\u024f]+)*")
-_LETTERS = re.compile(r"[^\W\d_]+")
+_HAN = re.compile(r"[\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_NEIGHBOURS = re.compile(r"[\u1100-\u11ff\u3040-\u30ff\u31f0-\u31ff\uac00-\ud7ff]")
+"""Kana and Hangul: they stand between the Han letters of a language that is not Chinese."""
+_LETTERS = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
+_FOREIGN = re.compile(r"[^\W\d_A-Za-z\u00aa\u00ba\u00c0-\u024f\u1e00-\u1eff]")
+"""Letters that no Latin alphabet has: a word with one of them is no Latin word, whatever it looks like."""
+_FAR_EAST = "\u2e80"
 
 _MIN_HAN_SHARE = 0.5
-"""Of Han letters and foreign words together: names in Latin letters may stand in a Chinese text."""
+"""Of Han letters, foreign words and weighed kana together: names in other letters may stand in a Chinese text."""
+_NEIGHBOUR_WEIGHT = 2
 _FEW_WORDS = 2
-"""So few foreign words alone (a name, a cry) are taken for any language with Han letters."""
+"""So few Latin words alone (a name, a cry) are taken for Chinese."""
 _STRAY_LETTERS = 1
 """So many foreign letters may stand in a text of a Latin language."""
 _MIN_LATIN_SHARE = 0.5
@@ -152,12 +157,16 @@ def speaks(text: str, language: str) -> bool:
     """Whether a text is written in the script of `zh…` or `en…`; True for other languages.
 
     Digits, punctuation and emoji don't count. Chinese is told by its share of Han letters against
-    foreign words, English by the absence of Han, kana and Hangul and its share of Latin letters.
+    foreign words and kana, English by the absence of Han, kana and Hangul and its share of letters
+    in words that are Latin throughout.
     """
     base = language.partition("-")[0].lower()
-    if base == "zh":
-        return _speaks_chinese(text)
-    return _speaks_english(text) if base == "en" else True
+    if base not in {"zh", "en"}:
+        return True
+    if text.isascii():
+        return base == "en" or _speaks_chinese(text)
+    plain = unicodedata.normalize("NFKC", text)
+    return _speaks_chinese(plain) if base == "zh" else _speaks_english(plain)
 
 
 def _letters(runs: Iterable[str]) -> int:
@@ -165,22 +174,21 @@ def _letters(runs: Iterable[str]) -> int:
 
 
 def _speaks_chinese(text: str) -> bool:
-    han = _letters(_HAN.findall(text))
-    words = _LATIN.findall(text)
-    other = _letters(_LETTERS.findall(_HAN.sub(" ", _LATIN.sub(" ", text))))
-    counted = han + len(words) + other
-    if han == 0 and other == 0:
-        return len(words) <= _FEW_WORDS
-    return han >= _MIN_HAN_SHARE * counted
+    han, neighbours = len(_HAN.findall(text)), len(_NEIGHBOURS.findall(text))
+    words = _LETTERS.findall(_NEIGHBOURS.sub(" ", _HAN.sub(" ", text)))
+    if han == 0:
+        return neighbours == 0 and len(words) <= _FEW_WORDS and not any(map(_FOREIGN.search, words))
+    return han >= _MIN_HAN_SHARE * (han + len(words) + _NEIGHBOUR_WEIGHT * neighbours)
 
 
 def _speaks_english(text: str) -> bool:
-    if text.isascii():
-        return True
-    letters = "".join(_LETTERS.findall(text))
-    far_east = sum(letter >= "\u2e80" and not "\uff21" <= letter <= "\uff5a" for letter in letters)
-    latin = _letters(_LATIN.findall(text))
-    return far_east <= _STRAY_LETTERS and latin >= _MIN_LATIN_SHARE * (len(letters) - far_east)
+    words = _LETTERS.findall(text)
+    letters, foreign = _letters(words), _FOREIGN.findall("".join(words))
+    far_east = len([letter for letter in foreign if letter >= _FAR_EAST])
+    if letters <= _STRAY_LETTERS:
+        return far_east == 0
+    latin = _letters(word for word in words if not _FOREIGN.search(word))
+    return far_east <= _STRAY_LETTERS and latin >= _MIN_LATIN_SHARE * (letters - far_east)
 
 
 def same_words(text: str) -> str:

@@ -12,7 +12,7 @@ from itertools import chain, islice
 
 from msgspec.structs import replace
 
-from runtime.constraints import Bounds, find_term, fit, key_of, mask, same_words
+from runtime.constraints import Bounds, find_term, fit, key_of, mask, same_words, speaks
 from runtime.machine import Machine
 from runtime.model import CONTINUE, Definition, State, said_in
 from runtime.narrators.voices import voice_for
@@ -97,7 +97,7 @@ def labels(number: int, bounds: Bounds) -> Iterator[str]:
     made = chain(_numbered(number), _numbers(), _marked(bounds.max_chars_option))
     seen: set[str] = set()
     for label in made:
-        if passes(label, bounds) and same_words(label) not in seen:
+        if passes(label, bounds) and speaks(label, bounds.language) and same_words(label) not in seen:
             seen.add(same_words(label))
             yield label
 
