@@ -102,11 +102,11 @@ class DoomedStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def append(self, entry: Entry, claim: Claim | None = None) -> None:
+    async def append(self, entry: Entry, claim: Claim | None = None, expense: Any = None) -> None:
         """Add an entry."""
         self._doom.at("checked")
         self._doom.soon_after("appending")
-        await self._store.append(entry, claim)
+        await self._store.append(entry, claim, expense)
         self._doom.at("appended")
 
 

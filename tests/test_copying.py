@@ -124,10 +124,10 @@ class Breaks(MemoryStore):
         if self.left < 0:
             raise StoreUnavailable("the disk is full")
 
-    async def append(self, entry: Entry, claim: Any = None) -> None:
+    async def append(self, entry: Entry, claim: Any = None, expense: Any = None) -> None:
         """Add an entry, or fail."""
         self._count()
-        await super().append(entry, claim)
+        await super().append(entry, claim, expense)
 
     async def adopt(self, rows: Any) -> None:
         """Add a session, or fail."""

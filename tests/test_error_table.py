@@ -15,9 +15,11 @@ import pytest
 from conftest import tiny
 from fake_llm import FakeLLM, hangs_up, refuses, says
 from msgspec import Struct
+from paid import Paid
 from served import PATIENCE_S, Server, Web, envelope, facts, runtime_of, serving
 
 from runtime import errors
+from runtime.ledger import Budgets
 from runtime.narrators.offline import Offline
 from runtime.narrators.openai import OpenAI, Profile
 from runtime.stores.memory import MemoryStore
@@ -105,10 +107,10 @@ class Gated(Offline):
 class Brittle(MemoryStore):
     """A store that breaks after each session's first entry."""
 
-    async def append(self, entry: Any, claim: Any = None) -> None:
+    async def append(self, entry: Any, claim: Any = None, expense: Any = None) -> None:
         if entry.seq > 1:
             raise errors.StoreUnavailable(f"{SECRET} can't be written", "Mend the disk.")
-        await super().append(entry, claim)
+        await super().append(entry, claim, expense)
 
 
 class Forgetful(MemoryStore):
@@ -440,6 +442,16 @@ ROWS = [
         body=invoke(option=1),
         where="paced",
     ),
+    Row(
+        "nothing is left to tell with",
+        429,
+        "budget_exhausted",
+        "same",
+        {"budget"},
+        steps=(2, 1),
+        body=invoke(option=2),
+        where="short of money",
+    ),
     # 500
     Row("an assign that errs", 500, "machine_fault", "never", {"machine", "edge"}, body=invoke("BREAK")),
     Row("a guard that errs", 500, "machine_fault", "never", {"machine", "edge"}, body=invoke("SPLIT")),
@@ -499,8 +511,6 @@ UNPROVOKED = {
     "idempotency_mismatch": "it takes two requests: tests/test_idempotency.py",
     "not_implemented": "the contract has nothing that this version has not",
 }
-TO_COME = {"budget_exhausted"}
-"""Codes of the contract whose cause doesn't exist yet."""
 
 
 async def no_wait(_: float) -> None:
@@ -571,6 +581,7 @@ def stand_of(where: str, stack: ExitStack) -> Stand:
         "brittle": lambda: stand(settings=TOKENS, store=Brittle()),
         "changed": changed,
         "gated": lambda: stand(Gated()),
+        "short of money": lambda: stand(Paid(), budgets=Budgets(session_tokens=1, on_budget="refuse")),
         "refusing model": lambda: asking(refuses(500)),
         "absent model": lambda: asking(hangs_up()),
         "babbling model": lambda: asking(says("I would rather not.")),
@@ -627,7 +638,6 @@ def test_every_error_that_the_server_knows_is_provoked_or_says_why_not():
     assert {kind.code for kind in kinds()} == set(TABLE)
     assert provoked | set(UNPROVOKED) == set(TABLE)
     assert not provoked & set(UNPROVOKED)
-    assert not TO_COME & set(TABLE)
 
 
 def test_every_row_says_what_its_code_always_says():

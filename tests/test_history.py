@@ -660,11 +660,11 @@ class Cut(MemoryStore):
 
     lose_next = False
 
-    async def append(self, entry: Any, claim: Any = None) -> None:
+    async def append(self, entry: Any, claim: Any = None, expense: Any = None) -> None:
         if self.lose_next and entry.kind == "fork":
             self.lose_next = False
             raise errors.StoreUnavailable("the power went")
-        await super().append(entry, claim)
+        await super().append(entry, claim, expense)
 
 
 @pytest.mark.parametrize("child_id", [None, "named"])
@@ -1026,10 +1026,12 @@ def test_the_three_answer_like_the_session_itself(web):
         msgspec.convert(answered, answers.SessionShown)
         here = web.session("like")
         assert here.pop("context")
+        assert here.pop("spent")["tokens"] == 0
         assert answered == here
     answered = web.ask("POST", "/sessions/like/fork", json={"at_turn": 2, "session_id": "like-child"})
     here = web.session("like-child")
     assert "hidden" not in here.pop("context")
+    assert here.pop("spent")["calls"] == 0
     assert answered == here
 
 

@@ -69,7 +69,7 @@ class Honest(MemoryStore):
             self.holders[session_id] = claim
         return claim
 
-    async def append(self, entry: Entry, claim: Claim | None = None) -> None:
+    async def append(self, entry: Entry, claim: Claim | None = None, expense: Any = None) -> None:  # noqa: ARG002 - all is offline
         """Append as ever, or fail first."""
         await asyncio.sleep(0)
         if self.chance.random() < 0.05:

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from conftest import Client, tiny
 from every_store import EVERY_STORE, Home, homed
+from paid import ONE, SPENT, USAGE, Paid
 
 from runtime import history
 from runtime.errors import BudgetExhausted, NarratorUnavailable, StoreUnavailable
@@ -21,7 +22,7 @@ from runtime.migrate import move
 from runtime.narrators import Narration, Task
 from runtime.narrators.offline import Offline
 from runtime.narrators.release import Release
-from runtime.session import DAY_MS, NO_TOTAL, Expense, Invoke, Spent, Total, Usage, sealed, summed
+from runtime.session import DAY_MS, NO_TOTAL, Expense, Invoke, Total, sealed, summed
 from runtime.stores.memory import MemoryStore
 from runtime.turn import Runtime, play
 from runtime.verify import verify
@@ -41,9 +42,6 @@ HALL = """
       WALL: {narrate: written, options: [{key: back, text: {zh: 回去, en: Back}, target: HALL}]}
       END: {type: final}
 """
-USAGE = Usage(100, 20, 60)
-SPENT = Spent(provider="deepseek", calls=2, cost_micros=1500, queue_ms=3, first_token_ms=40, total_ms=200)
-ONE = Total(100, 20, 60, calls=2, cost_micros=1500)
 DAY = 1_750_000_000_000 // DAY_MS
 """The day of the tests' clock."""
 
@@ -51,35 +49,6 @@ DAY = 1_750_000_000_000 // DAY_MS
 def times(count: int) -> Total:
     """What so many tellings cost."""
     return Total(*(count * each for each in msgspec.structs.astuple(ONE)))
-
-
-class Paid:
-    """A narrator that tells in the offline words, at a price; fails once for each error that it is given."""
-
-    name = "openai"
-
-    def __init__(self, *errors: Exception) -> None:
-        self.errors = [*errors]
-        self.tellings = 0
-        self._words = Offline()
-
-    async def open(self) -> None:
-        """Nothing to get ready."""
-
-    async def narrate(self, task: Task, release: Release) -> Narration:  # noqa: ARG002 - the seam's own
-        """Tell it; or raise the next error, which says what it cost."""
-        self.tellings += 1
-        if self.errors:
-            error = self.errors.pop(0)
-            vars(error).update(usage=USAGE, spent=SPENT)
-            raise error
-        told = self._words.tell(task)
-        return msgspec.structs.replace(
-            told, narrator=self.name, model="deepseek-flash", ai_generated=True, usage=USAGE, spent=SPENT
-        )
-
-    async def close(self) -> None:
-        """Nothing to let go of."""
 
 
 async def begun(

@@ -575,11 +575,11 @@ class _Overtaken(MemoryStore):
 
     overtake: Any = None
 
-    async def append(self, entry: Entry, claim: Claim | None = None) -> None:
+    async def append(self, entry: Entry, claim: Claim | None = None, expense: Any = None) -> None:
         if entry.kind == "migration" and self.overtake is not None:
             overtake, self.overtake = self.overtake, None
             await overtake()
-        await super().append(entry, claim)
+        await super().append(entry, claim, expense)
 
 
 async def test_a_session_that_moves_on_under_our_hands_is_left_and_the_others_move(serve: Serve) -> None:

@@ -141,7 +141,7 @@ def test_a_history_is_answered_in_the_shapes_that_the_document_shows(web):
     told = {field.encode_name for field in msgspec.structs.fields(answers.SessionShown)}
     for each in shown:
         msgspec.convert(each, answers.SessionShown, strict=True)
-        assert set(each) == told - {"context"}
+        assert set(each) == told - {"context", "spent"}
     for each in listed:
         assert known(each, answers.TurnList) == each
     kinds = [[turn["kind"] for turn in each["items"]] for each in listed]
