@@ -72,7 +72,8 @@ class Server:
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen(256)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        config = uvicorn.Config(create_app(settings, runtime, **more), log_config=None, lifespan="on")
+        self.app = create_app(settings, runtime, **more)
+        config = uvicorn.Config(self.app, log_config=None, lifespan="on")
         self._server = uvicorn.Server(config)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="served", daemon=True)
@@ -82,8 +83,12 @@ class Server:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def ask_to_end(self) -> None:
+        """What a signal does: nobody is let in any more, and what is under way goes on."""
         self._server.should_exit = True
+
+    def __exit__(self, *_: object) -> None:
+        self.ask_to_end()
         self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive(), "the server didn't end"
 

@@ -299,7 +299,7 @@ async def test_a_narrator_that_fails_leaves_the_session_as_it_was(serve, failure
 
 async def test_a_store_that_fails_is_told_without_its_places(serve):
     class Failing(MemoryStore):
-        async def append(self, _, claim=None):  # noqa: ARG002 - the Protocol's signature
+        async def append(self, _, claim=None, expense=None):  # noqa: ARG002 - the Protocol's signature
             raise errors.StoreUnavailable("/srv/secret/edgewise.duckdb can't be written")
 
         async def ping(self):
@@ -328,7 +328,7 @@ async def test_a_journal_that_is_lost_ends_the_process_once_and_gracefully():
             await self.lost.wait()
             return "the disk is gone"
 
-        async def append(self, _, claim=None):  # noqa: ARG002 - the Protocol's signature
+        async def append(self, _, claim=None, expense=None):  # noqa: ARG002 - the Protocol's signature
             self.lost.set()
             raise errors.StoreUnavailable("the disk is gone")
 
