@@ -44,6 +44,7 @@ KEYS = frozenset(
         "seconds",
         "scene_chars",
         "option_chars",
+        "memory_tokens",
         "type",
         "default",
         "min",
