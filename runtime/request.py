@@ -16,7 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from runtime.advance import begun, scope_of
-from runtime.constraints import bounds_of, find_term
+from runtime.constraints import bounds_of, find_term, mask, terms_of
 from runtime.errors import (
     ConstraintsUnsatisfiable,
     EventNotAllowed,
@@ -510,6 +510,6 @@ def guard_refused(
         "Read the session's allowed events and options, then choose again.",
         state=session.state,
         allowed_event_types=list(session.routing.allowed_event_types),
-        why=said_in(why, language, machine.definition.language) or None,
+        why=mask(said_in(why, language, machine.definition.language), terms_of(machine, session.constraints)) or None,
         **facts,
     )

@@ -5,7 +5,7 @@ Secrets stop here: no variable marked `secret` and no secret die passes any func
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +117,24 @@ def allowed(machine: Machine, session: Session, value: Any) -> Any:
     return mask(value, terms) if terms and isinstance(value, str) else value
 
 
+def masked(machine: Machine, session: Session) -> Iterator[str]:
+    """A warning for each text of the designer's that an answer shows masked."""
+    for path, text in _shown_texts(machine, session) if terms_of(machine, session.constraints) else ():
+        if (fitting := allowed(machine, session, text)) != text:
+            yield f"{path}: its text breaks the session's constraints; '{fitting}' stands for it"
+
+
+def _shown_texts(machine: Machine, session: Session) -> Iterator[tuple[str, str]]:
+    """Labels, and at an end its title."""
+    definition, language = machine.definition, session.constraints.language
+    for name, variable in definition.context.items():
+        if variable.show and not variable.secret:
+            yield f"status.{name}.label", said_in(variable.label, language, definition.language)
+    ending = definition.states[session.state].ending
+    if ending is not None:
+        yield "ending.title", said_in(ending.title, language, definition.language)
+
+
 def ending_of(machine: Machine, session: Session) -> dict[str, Any] | None:
     """{id, title, good} in a final state, None elsewhere."""
     state = machine.definition.states.get(session.state)
@@ -138,7 +156,7 @@ def status_of(machine: Machine, session: Session) -> dict[str, Any]:
             "value": session.context[name],
             "min": variable.min,
             "max": variable.max,
-            "label": allowed(machine, session, said_in(variable.label, language, machine.definition.language)) or name,
+            "label": allowed(machine, session, said_in(variable.label, language, machine.definition.language) or name),
             "text": spoken(machine, session, name, session.context[name]),
         }
         for name, variable in machine.definition.context.items()
@@ -222,7 +240,7 @@ def answer_of(
             "rungs": list(narration.rungs),
             "fallback": list(narration.fallback),
             "usage": msgspec.to_builtins(narration.usage),
-            "warnings": list(warnings),
+            "warnings": [*warnings, *masked(machine, session)],
         },
     }
     return {"event": {"type": event}, "session": session_of(session), "payload": payload}

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from runtime.constraints import AI_STATE_CHARS, find_term, fit, max_chars_of, schema_at
+from runtime.cutting import is_balanced
 from runtime.fragments import Draw, draws
 from runtime.machine import asked_ai_state
 from runtime.narrators import Narration, Task, plain
@@ -36,7 +37,6 @@ MEMORY_MAX_CHARS_ELSEWHERE = 300
 """The longest memory summary that is made without fragments, in code points."""
 _NOTHING: dict[str, Any] = {"int": 0, "float": 0.0, "bool": False}
 _SENTENCE = re.compile(r".+?(?:[。！？…!?]+[”’」』）)]*|\.+[\"”’)]*(?=\s|$)|$)\s*", re.DOTALL)
-_PAIRS = (("“", "”"), ("「", "」"), ("（", "）"), ("(", ")"), ("《", "》"))
 
 
 class Offline:
@@ -69,6 +69,8 @@ def tell(task: Task, standing: Mapping[str, Any] | None = None) -> Narration:
     output = _outputs(telling, standing)
     ai_state = _ai_state(telling, standing.get("ai_state", {}))
     options = _options(telling, standing.get("options", {}))
+    if find_term(telling.own(task.edge.tell), task.bounds.forbidden_terms):
+        telling.warnings.append("tell: its text breaks the session's constraints; it is told otherwise")
     return Narration(
         narrator=Offline.name,
         output=output,
@@ -201,13 +203,9 @@ def _trim(text: str, limit: int, terms: tuple[str, ...]) -> str:
         if length > limit + len(sentence) - len(sentence.rstrip()):
             break
         kept.append(sentence)
-    while kept and not _is_balanced("".join(kept)):
+    while kept and not is_balanced("".join(kept)):
         kept.pop()
     return "".join(kept).strip()
-
-
-def _is_balanced(text: str) -> bool:
-    return all(text.count(left) == text.count(right) for left, right in _PAIRS)
 
 
 def _lengthened(telling: Telling, text: str, at_least: int, limit: int) -> str:
