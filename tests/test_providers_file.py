@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import ROOT, Page, ticked
 
 from runtime.errors import DesignError
 from runtime.narrators.profile import PROFILES, Profile, configured
@@ -249,3 +250,41 @@ def test_a_retired_name_is_mapped_and_remembered() -> None:
 
     assert (made.model, made.replaces) == ("deepseek-flash", "deepseek-chat")
     assert Profile(base_url="http://x", model="deepseek-chat").model == "deepseek-chat"
+
+
+# The page.
+
+
+PAGE = Page(ROOT / "deploy" / "README.md")
+
+
+def test_the_file_on_the_page_is_one_that_can_be_used(project: Any) -> None:
+    (block,) = PAGE.blocks("yaml")
+
+    profiles = project_file.profiles_of(project(block.text), KEYS)
+
+    assert [profile.name for profile in profiles] == ["deepseek", "other", "ollama"]
+
+
+def test_the_profiles_on_the_page_are_those_that_there_are() -> None:
+    rows = PAGE.table("Models")
+
+    assert {ticked(row[0])[0]: [*map(told, row[1:4])] for row in rows} == {
+        name: [profile.base_url, profile.key_variable, profile.model] for name, profile in PROFILES.items()
+    }
+
+
+def test_the_keys_on_the_page_are_those_that_the_file_takes() -> None:
+    named = {name: told(row[1]) for row in PAGE.table("Models", 1) for name in ticked(row[0])}
+    defaults = Profile(base_url="")
+
+    assert set(named) == set(project_file.ProviderLine.__struct_fields__) - {"profile"}
+    numbers = [name for name, default in named.items() if default and default[0].isdigit()]
+    assert len(numbers) == 8
+    for name in numbers:
+        assert float(named[name]) == getattr(defaults, name)
+
+
+def told(cell: str) -> str:
+    """What a cell has in ticks, '' where it has nothing."""
+    return (ticked(cell) or [""])[0]
