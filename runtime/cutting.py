@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
+from itertools import pairwise
 
 MARK = "…"
 """Stands where a text was cut inside a sentence."""
@@ -13,6 +14,7 @@ _ZWJ = "\u200d"
 _VIRAMA = 9
 _CLOSING = "」』”’\"')）\\]】》"
 _SENTENCE = re.compile(rf"(?:[。！？!?…]+|\.+(?=[{_CLOSING}]*(?:\s|$)))[{_CLOSING}]*")
+_PAIRS = (("“", "”"), ("「", "」"), ("（", "）"), ("(", ")"), ("《", "》"))
 _PHRASE = re.compile(r"[，、；：,;:—]+|\s+")
 _TRAILING = "，、；：,;:—-（(「『“‘"
 _LOOK_AHEAD = 64  # code points behind the limit, so that the quotes after a sentence are seen
@@ -38,6 +40,26 @@ def _sentence_ends(text: str, max_chars: int) -> Iterator[int]:
     for match in _SENTENCE.finditer(text[: max_chars + _LOOK_AHEAD]):
         if match.end() <= max_chars and not is_inside(text, match.end()):
             yield match.end()
+
+
+def sentences(text: str) -> list[str]:
+    """The text in pieces, each up to the end of a sentence with its closing quotes; what ends in none comes last."""
+    ends = list(dict.fromkeys([0, *_sentence_ends(text, len(text)), len(text)]))
+    return [text[start:end] for start, end in pairwise(ends)]
+
+
+def finished(text: str) -> str:
+    """The whole sentences of a text that breaks off; '' where it has none.
+
+    A full stop at the very end is none: `3.` may have gone on as `3.5`, `Dr.` as a name.
+    """
+    ends = [end for end in _sentence_ends(text, len(text)) if end < len(text) or text[end - 1] != "."]
+    return text[: max(ends, default=0)]
+
+
+def is_balanced(text: str) -> bool:
+    """Whether every quotation and bracket that begins in a text ends in it."""
+    return all(text.count(left) == text.count(right) for left, right in _PAIRS)
 
 
 def _with_mark(text: str, max_chars: int) -> str:

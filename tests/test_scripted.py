@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from tasks import GOOD, task, tell
 
 from runtime import loader
@@ -76,7 +77,7 @@ async def test_past_the_end_there_is_no_answer() -> None:
         ({**GOOD, "scene": "There is blood on the lamp."}, r"scene \(term\)"),
         ({**GOOD, "scene": "The lamp lands. " * 6}, r"scene \(length\)"),
         ({**GOOD, "scene": "灯砸中了它，那东西发出一声尖啸。"}, r"scene \(language\)"),
-        ({**GOOD, "options": GOOD["options"][:1]}, r"options \(options\)"),
+        ({**GOOD, "options": GOOD["options"][:1]}, r"options\.flee \(options\)"),
     ],
     ids=["schema", "term", "length", "language", "options"],
 )
@@ -139,7 +140,8 @@ async def test_fill_has_offline_tell_what_an_answer_leaves_out(lantern: Task) ->
     assert told.ai_state["title"] == "A Title of Its Own"
     assert told.output == whole.output
     assert told.options == whole.options
-    assert "options" in told.fallback
+    assert set(told.fallback) >= {"scene", *(f"options.{key}" for key in whole.options)}
+    assert "ai_state.title" not in told.fallback
     assert told.ai_generated
     assert told.said == whole.said
 
@@ -149,14 +151,30 @@ async def test_an_empty_answer_with_fill_is_offlines_own(lantern: Task) -> None:
     told = await tell(Scripted([{}], fill=True), lantern)
 
     assert told.learned == {}
-    assert (told.ai_generated, told.model) == (False, None)
+    assert (told.narrator, told.ai_generated, told.model) == ("offline", False, None)
+    assert told.fallback == ("*",)
     assert told.output
 
 
-async def test_fill_still_judges_what_was_written(lantern: Task) -> None:
-    """Filling mends what is missing, not what is wrong."""
-    with pytest.raises(NarrationInvalid, match="options"):
-        await tell(Scripted([{"options": [{"key": "fly", "text": "Fly"}]}], fill=True), lantern)
+async def test_fill_leaves_what_is_wrong_to_the_machine(lantern: Task) -> None:
+    """Filling is for what is missing; a wrong text is told offline, or refused where the machine says so."""
+    wrong = {"scene": "灯灭了，四下里一片漆黑。", "ai_state": {"title": "A Title of Its Own"}}
+    refusing = replace(lantern.machine, definition=replace(lantern.machine.definition, on_failure="refuse"))
+
+    told = await tell(Scripted([wrong], fill=True), lantern)
+    with pytest.raises(NarrationInvalid, match=r"scene \(language\)"):
+        await tell(Scripted([wrong], fill=True), replace(lantern, machine=refusing))
+
+    assert "scene" in told.fallback
+    assert told.ai_state["title"] == "A Title of Its Own"
+
+
+async def test_an_option_that_was_not_offered_is_passed_over(lantern: Task) -> None:
+    """A model can't open an edge by naming one."""
+    told = await tell(Scripted([{"options": [{"key": "fly", "text": "Fly"}]}], fill=True), lantern)
+
+    assert told.options.keys() == {offer.key for offer in lantern.offer}
+    assert told.learned == {}
 
 
 async def test_without_fill_a_missing_part_is_a_fault() -> None:

@@ -1,4 +1,4 @@
-"""A model's JSON answer: described to the model, read from its text, and held against the rules.
+"""A model's JSON answer: described to the model, taken apart, and each part held against the rules.
 
 Whatever speaks for a model (openai, scripted) goes through here, so that all are judged alike.
 Pure: no I/O.
@@ -10,26 +10,26 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from runtime import constraints
 from runtime.constraints import Breach
-from runtime.narrators import Narration
+from runtime.leaks import leaked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from runtime.narrators import Task
+    from runtime.narrators.reading import Path
 
 NAMED_BREACHES = 8
 """How many breaches a model is told of when it is asked again."""
 NAMED_CHARS = 200
 """How much of each, in code points."""
-MAX_DEPTH = 16
-"""How deeply an answer may nest."""
-
-_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+CUT_OFF = "is cut off. Write less."
+AI_STATE, OPTIONS = "ai_state", "options"
+CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 
 
@@ -38,6 +38,8 @@ class Words(Struct, frozen=True):
 
     closing: str
     again: str
+    rest: str
+    mend: str
     text: str
     at_most: str
     optional: str
@@ -52,6 +54,8 @@ _ENGLISH = Words(
         "none; angle brackets say what to write in their place, and what is optional is left out rather than null:"
     ),
     again="Your last answer could not be used. Answer again in full, and mend this:",
+    rest="Part of your last answer could not be used; the rest of it stands. Answer again with these keys alone:",
+    mend="Mend this:",
     text="text",
     at_most="{} of at most {} characters",
     optional="optional {}",
@@ -65,6 +69,8 @@ _CHINESE = Words(
         "键与下面完全一致，不要增加；尖括号说明该处写什么，可省略的若不用就不写，不要写 null："
     ),
     again="上一次的回答不能用。请完整地重新回答，并改正：",
+    rest="上一次的回答有一部分不能用，其余的保留不变。这次只回答下面这些键：",
+    mend="请改正：",
     text="文字",
     at_most="{}，至多 {} 字",
     optional="可省略：{}",
@@ -76,48 +82,53 @@ _WORDS = {"zh": _CHINESE, "en": _ENGLISH}
 _LANGUAGES = {"zh": "中文", "en": "English"}
 
 
-class AnswerError(ValueError):
-    """The text holds no JSON object; the message says why, and quotes nothing of it."""
-
-
 class Judged(Struct, frozen=True):
-    """An answer held against the rules.
+    """An answer held against the rules, part by part.
 
-    `answer` is without the keys that nobody asked for: a model's wish (`routing`, …) moves
-    nothing. `ignored` names those keys. It may be told where `breaches` is empty.
+    A part is an output (`opening.scene`), a name of `ai_state` (`ai_state.tone`) or an option
+    (`options.flee`). `parts` are those that passed, `wrong` those that did not, each by its path;
+    `missing` are those that are needed and did not pass. Keys that nobody asked for are in neither:
+    a model's wish (`routing`, …) moves nothing. `ignored` names them.
     """
 
-    answer: Mapping[str, Any]
-    breaches: tuple[Breach, ...]
-    ignored: tuple[str, ...]
+    parts: Mapping[str, Any]
+    wrong: Mapping[str, Any] = {}
+    breaches: tuple[Breach, ...] = ()
+    ignored: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
-def closing(task: Task, refused: Sequence[str] = ()) -> str:
+def closing(task: Task, refused: Sequence[str] = (), schema: Mapping[str, Any] | None = None) -> str:
     """The instruction that ends a prompt: the JSON shape of the answer, key by key, with its limits.
 
-    `refused` says what was wrong with the answer before. It comes last, and what stands before it
-    is the same for every attempt, so that a provider's prefix cache serves the next one.
+    `refused` says what was wrong with the answer before, and `schema` what is asked for again where
+    the rest of it stands. Both come last, and what stands before them is the same for every attempt,
+    so that a provider's prefix cache serves the next one.
     """
     base = task.bounds.language.partition("-")[0]
     words = _WORDS.get(base, _ENGLISH)
     told = words.closing.format(language=_LANGUAGES.get(base, f"the language '{task.bounds.language}'"))
-    lines = [told, _shape_of_answer(task, words)]
+    lines = [told, _shape_of_answer(task, task.schema, words)]
+    is_rest = schema is not None and schema != task.schema
+    if schema is not None and is_rest:
+        lines += [words.rest, _shape_of_answer(task, schema, words)]
     if refused:
-        lines += [words.again, *(f"- {why[:NAMED_CHARS]}" for why in refused[:NAMED_BREACHES])]
+        again = words.mend if is_rest else words.again
+        lines += [again, *(f"- {why[:NAMED_CHARS]}" for why in refused[:NAMED_BREACHES])]
     return "\n".join(lines)
 
 
-def _shape_of_answer(task: Task, words: Words) -> str:
-    properties = task.schema.get("properties", {})
-    shapes = {name: _member(name, task.schema, words) for name in properties if name != "options"}
-    if "options" in properties:
-        shapes["options"] = _shape_of_options(task, words)
+def _shape_of_answer(task: Task, schema: Mapping[str, Any], words: Words) -> str:
+    properties = schema.get("properties", {})
+    shapes = {name: _member(name, schema, words) for name in properties if name != OPTIONS}
+    if OPTIONS in properties:
+        shapes[OPTIONS] = _shape_of_options(task, properties[OPTIONS], words)
     return "{" + ",\n ".join(f'"{name}": {shape}' for name, shape in shapes.items()) + "}"
 
 
-def _shape_of_options(task: Task, words: Words) -> str:
+def _shape_of_options(task: Task, schema: Mapping[str, Any], words: Words) -> str:
     text = f'"<{words.at_most.format(words.text, task.bounds.max_chars_option)}>"'
-    items = (f'{{"key": "{constraints.key_of(offer)}", "text": {text}}}' for offer in task.offer)
+    items = (f'{{"key": "{key}", "text": {text}}}' for key in schema["items"]["properties"]["key"]["enum"])
     return "[" + ", ".join(items) + "]"
 
 
@@ -146,53 +157,86 @@ def _leaf(schema: Mapping[str, Any], words: Words) -> str:
     return words.numbers.get(str(schema.get("type")), words.anything)
 
 
-def read(text: str) -> dict[str, Any]:
-    """The JSON object in a model's text; fences and prose around it are passed over.
+def judge(task: Task, answer: Mapping[str, Any], cut_off: Sequence[Path] = ()) -> Judged:
+    """Hold an answer against the task's schema and constraints; at the paths in `cut_off` it broke off.
 
-    Raises AnswerError where there is none, where it is cut off or nested too deeply.
+    Nulls are dropped where only their absence fits.
     """
-    first, last = text.find("{"), text.rfind("}")
-    why = "it holds no JSON object" if text.strip() else "it is blank"
-    if last < first or first < 0:
-        raise AnswerError(why)
-    try:
-        found = msgspec.json.decode(text[first : last + 1], type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeError):
-        why = "it is not one valid JSON object"
-    except RecursionError:
-        why = "its JSON is nested too deeply"
-    else:
-        if _depth_within(found, MAX_DEPTH):
-            return found
-        why = "its JSON is nested too deeply"
-    raise AnswerError(why)
+    return joined(task, {}, answer, cut_off)
 
 
-def _depth_within(value: object, max_depth: int) -> bool:
-    layer = [value]
-    for _ in range(max_depth):
-        layer = [child for parent in layer for child in _children(parent)]
-    return not layer
-
-
-def _children(value: object) -> Iterator[object]:
-    if isinstance(value, dict):
-        yield from value.values()
-    elif isinstance(value, list):
-        yield from value
-
-
-def judge(task: Task, answer: Mapping[str, Any]) -> Judged:
-    """Hold an answer against the task's schema and constraints.
-
-    Keys that the schema doesn't know are dropped, and so are nulls where only their absence fits.
-    """
-    validator = constraints.validator_for(task.schema)
+def joined(task: Task, kept: Mapping[str, Any], answer: Mapping[str, Any], cut_off: Sequence[Path] = ()) -> Judged:
+    """As `judge`, for an answer beside the parts that stand already: it moves none of them."""
     ignored: list[str] = []
-    known = _known(answer, {**task.schema, "additionalProperties": False}, ignored)
-    kept = known if validator.is_valid(known) else _without_nulls(known)
-    found = constraints.breaches(kept, validator, task.prompt, task.offer, task.bounds)
-    return Judged(kept, (*found, *_controls(kept)), tuple(ignored))
+    known = dict(_known_parts("", answer, task.schema, ignored))
+    known |= _option_parts(task, answer, ignored)
+    fresh = {path: value for path, value in known.items() if not any(_hits(each, path) for each in kept)}
+    faults = [*_misshapen(task, answer), *_cut_off(answer, fresh, cut_off)]
+    return held(task, {**kept, **fresh}, faults, tuple(ignored))
+
+
+def held(task: Task, parts: Mapping[str, Any], faults: Sequence[Breach] = (), ignored: tuple[str, ...] = ()) -> Judged:
+    """Parts held against the task's schema and constraints; `faults` were found before."""
+    found = [*faults, *_breaches(task, parts)]
+    passed = {path: value for path, value in parts.items() if not any(_hits(each.path, path) for each in found)}
+    while half := next(_halves(task, task.schema, passed), None):
+        found.append(half)
+        passed = {path: value for path, value in passed.items() if not _hits(half.path, path)}
+    missing = tuple(path for path in required(task) if path not in passed)
+    found += [_missing(path) for path in missing if not any(_hits(each.path, path) for each in found)]
+    wrong = {path: value for path, value in parts.items() if path not in passed}
+    return Judged(passed, wrong, tuple(dict.fromkeys(found)), ignored, missing)
+
+
+def required(task: Task) -> Iterator[str]:
+    """The paths of the parts that a telling needs: what its prompt requires, and every option."""
+    yield from (path for path in task.prompt.fields if path in task.prompt.required)
+    yield from (f"{OPTIONS}.{constraints.key_of(offer)}" for offer in task.offer)
+
+
+def _missing(path: str) -> Breach:
+    return Breach(path, "options" if path.startswith(f"{OPTIONS}.") else "schema", "is missing.")
+
+
+def _hits(breach: str, part: str) -> bool:
+    """Whether what is wrong at a path is wrong with a part: it is the part, within it, or the part is within it."""
+    if breach in {"", OPTIONS}:
+        return not breach and part.partition(".")[0] not in {AI_STATE, OPTIONS}
+    return breach == part or breach.startswith(f"{part}.") or part.startswith(f"{breach}.")
+
+
+# From an answer to its parts, and back.
+
+
+def _is_branch(schema: Any) -> bool:
+    return isinstance(schema, Mapping) and schema.get("type") == "object" and bool(schema.get("properties"))
+
+
+def _known_parts(path: str, value: Any, schema: Mapping[str, Any], ignored: list[str]) -> Iterator[tuple[str, Any]]:
+    """Each part of an answer's outputs and `ai_state` by its path."""
+    properties = schema.get("properties", {})
+    for name, member in value.items():
+        here = f"{path}.{name}" if path else str(name)
+        if name not in properties and (not path or schema.get("additionalProperties") is False):
+            ignored += [name] if name not in ignored else []
+        elif name in properties and _is_branch(properties[name]) and isinstance(member, Mapping):
+            yield from _known_parts(here, member, properties[name], ignored)
+        elif here != OPTIONS:
+            kept = _fitted(member, properties.get(name), ignored)
+            if kept is not None or (member is None and _takes(properties.get(name), None)):
+                yield here, kept
+
+
+def _fitted(value: Any, schema: Any, ignored: list[str]) -> Any:
+    """A leaf's value without the keys and nulls that its schema has no place for."""
+    if value is None or not isinstance(value, dict | list):
+        return value
+    known = _known(value, schema, ignored)
+    return known if _takes(schema, known) else _without_nulls(known)
+
+
+def _takes(schema: Any, value: Any) -> bool:
+    return not isinstance(schema, Mapping) or constraints.validator_for(schema).is_valid(value)
 
 
 def _known(value: Any, schema: Any, ignored: list[str]) -> Any:
@@ -215,45 +259,124 @@ def _without_nulls(value: Any) -> Any:
     return value
 
 
-def _controls(answer: Mapping[str, Any]) -> Iterator[Breach]:
-    # A NUL breaks stores, an escape sequence takes over a player's terminal.
+def _option_parts(task: Task, answer: Mapping[str, Any], ignored: list[str]) -> dict[str, Any]:
+    """The texts of the options offered; another one, and a second of the same key, is passed over."""
+    told = answer.get(OPTIONS) if task.offer else None
+    keys = {constraints.key_of(offer) for offer in task.offer}
+    parts: dict[str, Any] = {}
+    for item in told if isinstance(told, list) else ():
+        key = item.get("key") if isinstance(item, Mapping) else None
+        path = f"{OPTIONS}.{key}"
+        if not isinstance(key, str) or key not in keys or path in parts:
+            ignored += [path] if path not in ignored else []
+        elif item.get("text") is not None:
+            parts[path] = item["text"]
+    return parts
+
+
+def _misshapen(task: Task, answer: Mapping[str, Any]) -> Iterator[Breach]:
+    if task.offer and not isinstance(answer.get(OPTIONS, []), list):
+        yield Breach(OPTIONS, "options", "must be a list of {key, text}.")
+
+
+def _cut_off(answer: Mapping[str, Any], parts: Mapping[str, Any], paths: Sequence[Path]) -> Iterator[Breach]:
+    for path in paths:
+        at = ".".join(map(str, path))
+        if path[:1] == (OPTIONS,):
+            index = path[1] if len(path) > 1 else None
+            item = answer[OPTIONS][index] if isinstance(index, int) and index < len(answer[OPTIONS]) else None
+            at = f"{OPTIONS}.{item.get('key')}" if isinstance(item, Mapping) else ""
+        yield from (Breach(part, "length", CUT_OFF) for part in parts if at == part or at.startswith(f"{part}."))
+
+
+def nested(parts: Mapping[str, Any], schema: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Parts as an answer nests them, with `options` as {key: text}; objects that the schema needs are there."""
+    whole = _skeleton(schema or {})
+    for path, value in parts.items():
+        # A key or kind of an option is a name, and holds no dot.
+        *parents, leaf = path.split(".")
+        inner = whole
+        for name in parents:
+            inner = inner.setdefault(name, {})
+        inner[leaf] = value
+    return whole
+
+
+def _skeleton(schema: Mapping[str, Any]) -> dict[str, Any]:
+    properties = schema.get("properties", {})
+    needed = (name for name in schema.get("required", ()) if _is_branch(properties.get(name)))
+    return {name: _skeleton(properties[name]) for name in needed}
+
+
+# What is wrong.
+
+
+def _breaches(task: Task, parts: Mapping[str, Any]) -> Iterator[Breach]:
+    """What is wrong in the parts that are there, options by their keys; of words told twice, the later ones."""
+    answer = nested(parts, task.schema)
+    words = answer.pop(OPTIONS, None)
+    keys = list(words or ())
+    if words is not None:
+        answer[OPTIONS] = [{"key": key, "text": text} for key, text in words.items()]
+    offer = tuple(each for each in task.offer if constraints.key_of(each) in keys)
+    validator = constraints.validator_for(_without_required(task.schema))
+    for breach in constraints.breaches(answer, validator, task.prompt, offer, task.bounds):
+        yield _by_key(breach, keys)
     for path, text in constraints.text_paths(answer):
-        if _CONTROLS.search(text):
-            yield Breach(path, "schema", "holds a control character.")
+        # A NUL breaks stores, an escape sequence takes over a player's terminal.
+        if CONTROLS.search(text):
+            yield _by_key(Breach(path, "schema", "holds a control character."), keys)
 
 
-def parts(judged: Judged) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
-    """A valid answer's outputs, its `ai_state`, and its options as {key or kind: text}."""
-    output = {key: value for key, value in judged.answer.items() if key not in ("ai_state", "options")}
-    options = {item["key"]: item["text"] for item in judged.answer.get("options", ())}
-    return output, dict(judged.answer.get("ai_state", {})), options
+def _by_key(breach: Breach, keys: list[str]) -> Breach:
+    part, _, rest = breach.path.partition(".")
+    index = rest.partition(".")[0]
+    return replace(breach, path=f"{OPTIONS}.{keys[int(index)]}") if part == OPTIONS and index.isdigit() else breach
 
 
-def narration_of(task: Task, judged: Judged, **more: Any) -> Narration:
-    """The narration of a valid answer, all of it written by a model and unmended.
+def _without_required(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema that takes any part of an answer: what is missing is found part by part."""
+    properties = {
+        name: _without_required(part) if _is_branch(part) else part
+        for name, part in schema.get("properties", {}).items()
+    }
+    return {**schema, "properties": properties, "required": []}
 
-    In `learned` an output goes before an `ai_state` of the same name: it has the declared type.
-    """
-    output, ai_state, options = parts(judged)
-    return Narration(
-        output=output,
-        ai_state=ai_state,
-        options=options,
-        learned={**ai_state, **output},
-        ai_generated=True,
-        warnings=warnings_of(task, judged),
-        **more,
+
+def _halves(task: Task, schema: Mapping[str, Any], parts: Mapping[str, Any], path: str = "") -> Iterator[Breach]:
+    """Objects that nobody needs and that lack something which they can't be without."""
+    for name, part in schema.get("properties", {}).items():
+        here = f"{path}.{name}" if path else name
+        if not _is_branch(part) or not _holds(parts, here):
+            continue
+        yield from _halves(task, part, parts, here)
+        needed = (inner for inner in part.get("required", ()) if _skeleton_lacks(part["properties"].get(inner)))
+        lacking = [f"{here}.{inner}" for inner in needed if not _holds(parts, f"{here}.{inner}")]
+        if lacking and not any(_hits(need, lacking[0]) for need in task.prompt.required):
+            yield Breach(here, "schema", f"'{lacking[0]}' is missing.")
+
+
+def _holds(parts: Mapping[str, Any], path: str) -> bool:
+    return path in parts or any(each.startswith(f"{path}.") for each in parts)
+
+
+def _skeleton_lacks(schema: Any) -> bool:
+    """Whether an empty object doesn't do."""
+    return not _is_branch(schema) or any(
+        _skeleton_lacks(schema["properties"].get(name)) for name in schema.get("required", ())
     )
 
 
-def warnings_of(task: Task, judged: Judged) -> tuple[str, ...]:
+def warnings_of(task: Task, ignored: Sequence[str]) -> tuple[str, ...]:
     """One line that names the keys which were dropped, as far as they are names and hold no forbidden term."""
     # Prompts may speak of these two on every turn, also where this turn has no place for them.
-    ignored = [key for key in judged.ignored if key not in ("ai_state", "options")]
+    ignored = [key for key in ignored if key not in (AI_STATE, OPTIONS)]
     if not ignored:
         return ()
     terms = task.bounds.forbidden_terms
-    named = [key for key in ignored if _PLAIN_NAME.fullmatch(key) and not constraints.find_term(key, terms)]
+    told = task.bounds.instructions
+    open_keys = [key for key in ignored if _is_path(key) and leaked(key, told) is None]
+    named = [key for key in open_keys if not constraints.find_term(key, terms)]
     unnamed = len(ignored) - len(named[:NAMED_BREACHES])
     return ("ignored: " + ", ".join(named[:NAMED_BREACHES] + ([f"{unnamed} more"] if unnamed else [])),)
 

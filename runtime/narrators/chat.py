@@ -42,7 +42,7 @@ def request_body(
     options = task.prompt.options
     body = {
         "model": profile.model,
-        "messages": list(_messages(task, answer.closing(task, refused))),
+        "messages": list(_messages(task, answer.closing(task, refused, schema))),
         profile.max_tokens_field: options.get("max_tokens", profile.max_tokens),
         "stream": True,
         "stream_options": {"include_usage": True},

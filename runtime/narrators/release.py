@@ -31,6 +31,12 @@ class Release:
         self._hear = hear
         self._told: dict[str, str] = {}
 
+    def feed(self, chunk: str) -> None:
+        """Take more of a model's answer."""
+
+    def hold(self) -> None:
+        """The answer ended or broke off: release nothing more of it."""
+
     def settle(self, output: Mapping[str, Any]) -> None:
         """Release what is left of a narration's outputs, and replace what was released otherwise."""
         if self._hear is unheard:
