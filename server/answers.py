@@ -173,6 +173,21 @@ class Answer(Shape, frozen=True):
     payload: PayloadTold
 
 
+class Accepted(Shape, frozen=True):
+    """A stream's first event: nothing refuses the turn any more, and it is being told."""
+
+    session_id: str
+    turn: int
+    event: EventTold
+
+
+class FieldTold(Shape, frozen=True):
+    """A text of a turn under way: `path` is its place under `payload`, such as `opening.scene`."""
+
+    path: str
+    text: str
+
+
 class Health(Shape, frozen=True):
     """The process answers."""
 
@@ -375,6 +390,7 @@ class TurnLine(Shape, frozen=True, kw_only=True):
     narration: dict[str, Any] | UnsetType = UNSET
     narrator: str | UnsetType = UNSET
     model: str | UnsetType | None = UNSET
+    ai_generated: bool | UnsetType = UNSET
     spent: CostTold | UnsetType = UNSET
 
 

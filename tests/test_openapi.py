@@ -11,7 +11,7 @@ import pytest
 from conftest import tiny
 from served import Web, envelope, runtime_of, serving
 
-from server import answers, openapi
+from server import answers, forms, openapi
 from server.settings import Settings
 
 STAIRS = """
@@ -87,6 +87,29 @@ def test_the_lines_of_long_work_are_those_that_the_document_shows(web, task):
         steps = [json.loads(line) for line in lines.splitlines()]
         assert [error.message for step in steps for error in validator_of(told["schema"]).iter_errors(step)] == []
         assert steps[-1]["type"] == "done"
+
+
+@pytest.mark.parametrize("form", [forms.NDJSON, forms.SSE])
+def test_a_stream_is_one_that_the_document_shows(web, form):
+    content = openapi.document()["paths"]["/invoke"]["post"]["responses"]["200"]["content"]
+    validator = validator_of(content[forms.NDJSON]["schema"])
+    again = {"session": {"session_id": "s1"}, "payload": {"selected_option_id": 1}}
+
+    answer = web.http.post("/invoke", json=again, headers={"Accept": form})
+
+    assert answer.headers["Content-Type"] == form
+    for told in (answer.text, content[form]["example"]):
+        events = events_of(told, form)
+        assert [error.message for event in events for error in validator.iter_errors(event)] == []
+        assert events[0]["event"] == "turn.accepted"
+
+
+def events_of(told: str, form: str) -> list[Any]:
+    """The events of a stream, those of SSE as the lines would have them."""
+    if form == forms.NDJSON:
+        return [json.loads(line) for line in told.splitlines()]
+    blocks = [dict(line.split(": ", 1) for line in block.splitlines()) for block in told.strip().split("\n\n")]
+    return [{**block, "data": json.loads(block["data"])} for block in blocks]
 
 
 def test_the_tasks_are_those_of_the_server(web):
