@@ -17,6 +17,8 @@ HISTORY = "recent"
 CACHED_TOKENS = 64
 """The least that a cache serves. Source: api-docs.deepseek.com/guides/kv_cache."""
 QUOTED_CHARS = 24
+WIDE = frozenset({"zh", "ja", "ko"})
+"""Languages whose letters take twice the tokens of Latin ones."""
 
 
 def costs(draft: Draft) -> Iterator[Finding]:
@@ -29,18 +31,20 @@ def costs(draft: Draft) -> Iterator[Finding]:
 
 
 def _memory(draft: Draft) -> Iterator[Finding]:
-    budget = draft.definition.limits.memory_tokens
-    if budget is None:
-        return
-    for language in draft.definition.languages:
-        chars = draft.definition.max_chars("scene", language)
-        scene = roughly(("字" if language.partition("-")[0] in {"zh", "ja", "ko"} else "a") * chars)
+    """A budget that one scene may outgrow, be it the machine's own or the one that stands without."""
+    definition = draft.definition
+    budget = definition.memory_tokens
+    for language in definition.languages:
+        letter = "字" if language.partition("-")[0] in WIDE else "a"
+        scene = roughly(letter * definition.max_chars("scene", language))
         if budget < scene:
+            is_own = definition.limits.memory_tokens is not None
+            key, whose = ("memory_tokens", "") if is_own else ("scene_chars", " where none is set")
             message = (
-                f"memory_tokens is {budget}, and one scene in {language} may take about {scene}: prompts would "
-                f"remember a part of the last turn. Write {scene} or more"
+                f"memory_tokens is {budget}{whose}, and one scene in {language} may take about {scene}: "
+                f"prompts would remember a part of the last turn. Write {scene} or more"
             )
-            yield draft.at_value(("limits", "memory_tokens"), "W413", message)
+            yield draft.at_value(("limits", key), "W413", message)
             return
 
 

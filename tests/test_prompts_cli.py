@@ -16,6 +16,7 @@ from served import Process
 from test_sessions_cli import Said, _quiet, asked, whole  # noqa: F401 - its fixture keeps this environment out
 
 from runtime import history
+from runtime.export import export
 from runtime.narrators import Narration, Task
 from runtime.narrators.offline import Offline
 from runtime.narrators.release import Release
@@ -23,8 +24,9 @@ from runtime.prompt import Message
 from runtime.session import Invoke
 from runtime.tokens import roughly
 from runtime.turn import Runtime, play
-from server.briefs import Rendered, shared
+from server.briefs import Record, Rendered, of_turn, shared
 from server.build import build_runtime
+from server.play.table import Refused
 from server.settings import load
 
 MACHINE = """\
@@ -305,6 +307,30 @@ def test_every_recorded_turn_is_rendered_as_it_was_sent(desk: Desk):
             assert found["turn"] == turn
     told = [message.content for messages in desk.asked.prompts for message in messages]
     assert "The end: Out. 冷" in told
+
+
+async def test_a_turn_that_was_told_otherwise_is_said_to_be(desk: Desk):
+    """Another version of Edgewise may word a prompt otherwise: what is rendered is not what was sent then."""
+    runtime = await desk.runtime()
+    lines = b"".join([part async for part in export(runtime, "en", "jsonl", "operator")]).split(b"\n")
+    await runtime.close()
+    sent = json.loads(lines[2])["body"]["prompt_hash"]
+    record = Record(line.replace(sent.encode(), b"0" * 64) for line in lines)
+
+    assert [(await of_turn(record, turn)).is_as_sent for turn in (1, 2, 3)] == [True, False, True]
+
+
+async def test_a_record_without_its_machine_says_whom_to_ask(desk: Desk):
+    runtime = await desk.runtime()
+    lines = b"".join([part async for part in export(runtime, "en", "jsonl", "operator")]).split(b"\n")
+    await runtime.close()
+    header = {**json.loads(lines[0]), "definitions": {}}
+
+    with pytest.raises(Refused) as refused:
+        Record([json.dumps(header).encode(), *lines[1:]])
+
+    assert refused.value.error == "forbidden"
+    assert "operator's token" in refused.value.hint
 
 
 def test_a_recorded_turn_says_what_it_shares_with_the_one_it_grew_from(desk: Desk):
