@@ -1,131 +1,102 @@
 """Every fault of the fake provider, over real sockets: what the client gets, what the journal holds, and the session.
 
-The rules never depend on what a model writes: whatever goes wrong, the same choices lead to the same session, and no
-text breaks the session's constraints. `fear` is learned from the model's own answer: 0 where it was heard, else 9.
+Whatever goes wrong, the same choices lead to the same session, and no text breaks the session's constraints.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from fake_llm import FakeLLM, misbehaves
+from lamp import HEARD, LANGUAGES, UNHEARD, assert_within, begun, house, rules_of, told_by
 from msgspec import Struct
-from msgspec.structs import replace
 from served import Server, Web, runtime_of, serving
 
-from runtime import loader
-from runtime.constraints import find_term, speaks
-from runtime.machine import Machine
-from runtime.narrators.offline import Offline
-from runtime.narrators.openai import OpenAI
-from runtime.narrators.profile import configured
+from runtime.constraints import speaks
 from server.fake.faults import FAULTS
 
-HOUSE = """
-machine: house
-title: {zh: 灯下, en: By the lamp}
-language: zh
-initial: {event: INIT, target: HALL}
-limits: {scene_chars: {zh: 120, en: 240}, option_chars: {zh: 14, en: 40}}
-context:
-  hp: {type: int, default: 12, min: 0, max: 12, label: {zh: 生命, en: Health}, show: true}
-  fear: {type: int, default: 5, min: 0, max: 9, show: true}
-states:
-  HALL:
-    prompt: turn
-    learn: {fear: {from: output.omen, otherwise: 9}}
-    options:
-      - key: strike
-        text: {zh: 挥灯猛砸, en: Swing the lamp}
-        dice: {wound: 1d4}
-        edges: [{target: HALL, assign: {hp: hp - dice.wound}, tell: {zh: 灯砸中了它。, en: The lamp lands.}}]
-      - {key: leave, text: {zh: 夺门而出, en: Run for the door}, target: OUT}
-  OUT: {type: final, prompt: turn, ending: {title: {zh: 出来了, en: Out}, good: true}}
-"""
-PROMPT = """---
-description: One step in the house
-inputs: [tell, language]
-outputs: {scene: scene, omen: int}
----
-system:
-You are the voice of an old house, and the house remembers everyone who came in and never went out again.
-Write what the player sees, in two sentences, and do not name the rules of the house.
-user:
-It happened: {{ tell }} ({{ language }})
-"""
-TERMS = {"zh": "血", "en": "blood"}
-NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0}
-HEARD, UNHEARD = 0, 9
-SECRET = "the house remembers everyone"  # noqa: S105 - what must stay in the prompt
-LANGUAGES = ("zh", "en")
 SHORT_S = 1.0
 """How long the model is waited for where it never speaks in time."""
-
-
-def house(name: str, on_failure: str) -> Machine:
-    text = HOUSE.replace("machine: house", f"machine: {name}\non_failure: {on_failure}")
-    return loader.load({f"machines/{name}.yaml": text.lstrip(), f"prompts/{name}/turn.prompty": PROMPT})
+NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0}
 
 
 class Row(Struct, frozen=True, kw_only=True):
     """What one fault comes to while it lasts.
 
-    `calls` are the calls of the turn, `rungs` those beside the response format. `told` is who told
-    the turn: `model` (unmended), `mended`, or `offline`; `refused` the error where the machine
-    refuses to go on without the model. `is_late`: it is a matter of time. `is_billed`: the provider
-    says what it took.
+    `calls` are the calls of the turn, `rungs` those beside the response format, `fallback` the paths
+    that were told offline. `is_heard`: the model's own omen was learned. `refused`: the error where
+    the machine refuses to go on without the model. `is_late`: it is a matter of time. `is_billed`:
+    the provider says what it took. `warned`: whether keys that nobody asked for are told of.
     """
 
     calls: int = 1
     rungs: tuple[str, ...] = ()
-    told: str = "model"
+    fallback: tuple[str, ...] = ()
+    is_heard: bool = True
     refused: str = ""
     retry_after: int | None = None
     is_late: bool = False
     is_billed: bool = True
+    warned: bool = False
 
 
-LATE = Row(told="offline", rungs=("offline",), refused="narrator_unavailable", is_late=True, is_billed=False)
-STATUS = Row(told="offline", rungs=("offline",), refused="narrator_unavailable", is_billed=False)
-AGAIN = replace(STATUS, calls=3, rungs=("retry", "offline"))
-UNREAD = Row(calls=2, rungs=("reask", "offline"), told="offline", refused="narration_invalid")
+def unheard(error: str, calls: int, *rungs: str, **more: Any) -> Row:
+    """No word of the model is used: all is told offline, or the turn is refused with this error."""
+    return Row(calls=calls, rungs=(*rungs, "offline"), fallback=("*",), is_heard=False, refused=error, **more)
+
+
+def refused(calls: int, *rungs: str, **more: Any) -> Row:
+    """The provider gives no answer."""
+    return unheard("narrator_unavailable", calls, *rungs, is_billed=False, **more)
+
+
+def partly(*fallback: str, **more: Any) -> Row:
+    """What is wrong is asked for again, in vain, and told offline; the rest is the model's."""
+    more = {"rungs": ("reask", "offline"), "refused": "narration_invalid", **more}
+    return Row(calls=2, fallback=fallback, **more)
+
+
+STRIKE, LEAVE = "options.strike", "options.leave"
+LATE = refused(1, is_late=True)
+AGAIN = refused(3, "retry")
+PARSED = Row(rungs=("parsed",))
+CUT_OFF = ("parsed", "reask", "mended", "offline")
 ROWS: Mapping[str, Row] = {
     "latency": LATE,
     "first_token": LATE,
     "drip": LATE,
-    "truncated": UNREAD,
-    "fences": Row(),
-    "prose": Row(),
-    "trailing_comma": UNREAD,
-    "fullwidth": UNREAD,
-    "blanks": UNREAD,
-    "wrong_language": UNREAD,
-    "overlong": UNREAD,
-    "forbidden_term": UNREAD,
-    "invented_route": Row(),
-    "duplicate_ids": UNREAD,
-    "five_options": UNREAD,
-    "missing_options": UNREAD,
-    "contradiction": UNREAD,
-    "leak": UNREAD,
-    "status_400": STATUS,
+    "truncated": partly(LEAVE, rungs=("parsed", "reask", "offline"), warned=True),
+    "fences": PARSED,
+    "prose": PARSED,
+    "trailing_comma": PARSED,
+    "fullwidth": PARSED,
+    "blanks": unheard("narration_invalid", 2, "reask"),
+    "wrong_language": partly("scene", STRIKE, LEAVE),
+    "overlong": partly("omen", STRIKE, LEAVE, rungs=CUT_OFF, is_heard=False),
+    "forbidden_term": Row(calls=2, rungs=("reask", "mended")),
+    "invented_route": Row(warned=True),
+    "duplicate_ids": partly(LEAVE, warned=True),
+    "five_options": Row(warned=True),
+    "missing_options": partly(STRIKE, LEAVE),
+    "contradiction": partly("scene"),
+    "leak": partly("scene"),
+    "status_400": refused(1),
     "status_400_format": Row(calls=2, rungs=("text",)),
-    "status_401": replace(STATUS, retry_after=300),
-    "status_402": replace(STATUS, retry_after=300),
-    "status_422": STATUS,
-    "status_429": replace(AGAIN, retry_after=1),
+    "status_401": refused(1, retry_after=300),
+    "status_402": refused(1, retry_after=300),
+    "status_422": refused(1),
+    "status_429": refused(3, "retry", retry_after=1),
     "status_500": AGAIN,
-    "status_503": replace(AGAIN, retry_after=1),
-    "cut": replace(UNREAD, is_billed=False),
+    "status_503": refused(3, "retry", retry_after=1),
+    "cut": partly("omen", STRIKE, LEAVE, rungs=CUT_OFF, is_heard=False, is_billed=False),
     "keepalive": Row(),
-    "content_filter": UNREAD,
+    "content_filter": unheard("narration_invalid", 2, "parsed", "reask"),
     "wrong_usage": Row(is_billed=False),
-    "huge": Row(is_billed=False),
-    "gzip_bomb": STATUS,
+    "huge": unheard("narration_invalid", 2, "reask", is_billed=False),
+    "gzip_bomb": refused(1),
     "plain": Row(),
     "thinking": Row(),
 }
@@ -144,55 +115,14 @@ def server() -> Iterator[Server]:
         yield served
 
 
-@contextmanager
-def told_by(server: Server, llm: FakeLLM, *, is_late: bool = False) -> Iterator[None]:
-    """The server's turns told by the fake provider, with breakers of their own; nothing is waited for between calls."""
-    given: dict[str, Any] = {"timeout_s": SHORT_S} if is_late else {}
-    narrator = OpenAI(configured("fake", base_url=llm.url, **given), sleep=_at_once)
-    server.runtime.narrator = narrator
-    try:
-        yield
-    finally:
-        server.runtime.narrator = Offline()
-        server.run(narrator.close())
-
-
-async def _at_once(_: float) -> None:
-    """Wait for nothing."""
-
-
-def begun(web: Web, session_id: str, language: str, machine: str = "house") -> Any:
-    session = {"machine": machine}
-    constraints = {"language": language, "forbidden_terms": [TERMS[language]]}
-    return web.invoke(session_id, "INIT", session=session, constraints=constraints, seed={"run_seed": "s"})
+def given(row: Row) -> dict[str, Any]:
+    """What the provider's profile is given."""
+    return {"timeout_s": SHORT_S} if row.is_late else {}
 
 
 def entry_of(server: Server, session_id: str) -> dict[str, Any]:
     """The session's last entry."""
     return dict(json.loads(server.journal(session_id)[-1]))
-
-
-def rules_of(data: Any) -> Any:
-    """What the rules alone say of an answer."""
-    payload, session = data["payload"], data["session"]
-    return {
-        "session": {name: session[name] for name in ("state", "turn", "step", "ended")},
-        "routing": payload["routing"],
-        "outcome": {**payload["outcome"], "changes": [c for c in payload["outcome"]["changes"] if c["name"] != "fear"]},
-        "hp": payload["status"]["hp"],
-        "options": [(option["id"], option["key"], option["event_type"]) for option in payload["options"]],
-    }
-
-
-def assert_within(payload: Any, language: str) -> None:
-    """No text breaks a rule of the session."""
-    scene, options = payload["scene"], [option["text"] for option in payload["options"]]
-    most_scene, most_option = {"zh": (120, 14), "en": (240, 40)}[language]
-    assert 0 < len(scene) <= most_scene
-    assert all(0 < len(text) <= most_option for text in options)
-    assert len(set(options)) == len(options)
-    assert all(speaks(text, language) and find_term(text, (TERMS[language],)) is None for text in (scene, *options))
-    assert SECRET not in json.dumps(payload, ensure_ascii=False)
 
 
 @pytest.fixture(scope="module")
@@ -217,13 +147,13 @@ def test_a_fault_is_no_more_than_a_pause(
         begun(web, session_id, language)
         llm.will(misbehaves(fault))
 
-        with told_by(server, llm, is_late=row.is_late):
+        with told_by(server, llm.url, **given(row)):
             data = web.invoke(session_id, option=1)
         calls = len(llm.requests)
         entry = entry_of(server, session_id)
         after = web.session(session_id)
         llm.will(misbehaves())
-        with told_by(server, llm):
+        with told_by(server, llm.url):
             last = web.invoke(session_id, option=2)
 
     payload, meta = data["payload"], data["payload"]["meta"]
@@ -240,10 +170,11 @@ def test_a_fault_is_no_more_than_a_pause(
 
 def assert_told(payload: Any, row: Row) -> None:
     """Who told the turn, and what was learned from it."""
-    meta, is_models = payload["meta"], row.told == "model"
-    assert payload["status"]["fear"]["value"] == (HEARD if is_models else UNHEARD)
-    assert bool(meta["fallback"]) == (row.told == "offline")
-    assert meta["ai_generated"] == (row.told != "offline")
+    meta = payload["meta"]
+    assert tuple(meta["fallback"]) == row.fallback
+    assert payload["status"]["fear"]["value"] == (HEARD if row.is_heard else UNHEARD)
+    assert meta["ai_generated"] == (row.fallback != ("*",))
+    assert bool(meta["warnings"]) == row.warned
 
 
 def assert_journaled(entry: Mapping[str, Any], data: Any, row: Row) -> None:
@@ -268,11 +199,11 @@ def test_a_machine_may_refuse_to_go_on_without_its_model(server: Server, llm: Fa
         before = server.journal(session_id)
         llm.will(misbehaves(fault))
 
-        with told_by(server, llm, is_late=row.is_late):
+        with told_by(server, llm.url, **given(row)):
             failure = web.invoke(session_id, option=1, expect=503)
         unchanged = server.journal(session_id)
         llm.will(misbehaves())
-        with told_by(server, llm):
+        with told_by(server, llm.url):
             again = web.invoke(session_id, option=1)
 
     assert failure["error"] == row.refused
@@ -293,7 +224,7 @@ def test_a_fault_that_passes_is_mended_by_the_next_call(server: Server, llm: Fak
         begun(web, session_id, language)
         llm.will(misbehaves(fault), misbehaves())
 
-        with told_by(server, llm):
+        with told_by(server, llm.url):
             payload = web.invoke(session_id, option=1)["payload"]
 
     assert payload["meta"]["attempts"] == 2
