@@ -68,7 +68,7 @@ ROWS: Mapping[str, Row] = {
     "latency": LATE,
     "first_token": LATE,
     "drip": LATE,
-    "truncated": partly(LEAVE, rungs=("parsed", "reask", "offline"), warned=True),
+    "truncated": partly(LEAVE, rungs=("parsed", "reask", "offline")),
     "fences": PARSED,
     "prose": PARSED,
     "trailing_comma": PARSED,

@@ -268,9 +268,10 @@ def _option_parts(task: Task, answer: Mapping[str, Any], ignored: list[str]) -> 
         key = item.get("key") if isinstance(item, Mapping) else None
         path = f"{OPTIONS}.{key}"
         if not isinstance(key, str) or key not in keys or path in parts:
-            ignored += [path] if path not in ignored else []
+            ignored += [path] if isinstance(key, str) and path not in ignored else []
         elif item.get("text") is not None:
             parts[path] = item["text"]
+        ignored += [name for name in (item if parts.get(path) else ()) if name not in {"key", "text", *ignored}]
     return parts
 
 
