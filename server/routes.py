@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 from litestar import Request, get, post
@@ -62,11 +63,22 @@ async def ready(request: Asked) -> ASGIApp:
     checks: dict[str, dict[str, Any]] = {
         "store": {"ok": await _is_store_ready(runtime) and trouble != StoreUnavailable.code},
         "machines": {"ok": runtime.default_machine in runtime.machines, "names": list(runtime.machines)},
-        "narrator": {"ok": trouble in (None, StoreUnavailable.code), "name": runtime.narrator.name},
+        "narrator": {
+            "ok": trouble in (None, StoreUnavailable.code),
+            "name": runtime.narrator.name,
+            **_providers(runtime.narrator),
+        },
     }
     if all(check["ok"] for check in checks.values()):
         return data({"status": "ready", "checks": checks})
     raise StoreUnavailable("no turn could be taken now", "Ask again later.", checks=checks)
+
+
+def _providers(narrator: Any) -> dict[str, Any]:
+    """How the providers of models stand; none of them makes a server unready, since turns are told without."""
+    standing: Iterable[Any] = getattr(narrator, "standing", tuple)()
+    lines = [{"name": each.name, "breaker": each.breaker, "rest_s": round(each.rest_s)} for each in standing]
+    return {"providers": lines} if lines else {}
 
 
 def _trouble(runtime: turn.Runtime) -> str | None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
+import httpx
 import pytest
+from conftest import tiny
 from fake_llm import FakeLLM, cuts_off, hangs, hangs_up, refuses, says
+from served import Web, runtime_of, serving
 from tasks import GOOD, task, tell
 
 from runtime.errors import NarratorUnavailable, Overloaded
@@ -19,6 +23,12 @@ from runtime.session import Usage
 
 USED = {"prompt_tokens": 100, "completion_tokens": 10, "prompt_cache_hit_tokens": 60}
 PATIENCE_S = 30.0
+MACHINE = """
+initial: INIT
+states:
+  INIT: {on: {END: END}}
+  END: {type: final}
+"""
 
 
 @pytest.fixture
@@ -320,3 +330,54 @@ async def test_a_narrator_names_providers_of_one_kind_apart() -> None:
 
     assert [each.name for each in openai.standing()] == ["other", "other-2", "other-3"]
     await openai.close()
+
+
+# In the server.
+
+
+def test_ready_names_a_provider_that_is_left_alone(llms: Any) -> None:
+    """The server stays ready: its turns are told all the same."""
+    (llm,) = llms(1)
+    llm.will(refuses(401))
+    openai = OpenAI(Profile(base_url=llm.url, model="asked-1", key="sk-secret"))
+
+    with serving(runtime_of(tiny(MACHINE), narrator=openai)) as server:
+        before = httpx.get(f"{server.url}/ready", trust_env=False).json()["data"]
+        with Web(server.url) as web:
+            told = web.invoke("s1", "INIT")
+        after = httpx.get(f"{server.url}/ready", trust_env=False)
+
+    assert before["checks"]["narrator"]["providers"] == [{"name": "other", "breaker": "closed", "rest_s": 0}]
+    assert told["payload"]["meta"]["fallback"] == ["*"]
+    assert after.status_code == 200
+    assert after.json()["data"]["checks"]["narrator"]["providers"] == [
+        {"name": "other", "breaker": "open", "rest_s": LONG_REST_S}
+    ]
+    assert "sk-secret" not in after.text
+
+
+def test_a_client_that_goes_away_stops_no_turn(llms: Any) -> None:
+    """Its turn is told to the end by the model, and is in the journal."""
+    (llm,) = llms(1)
+    told, held = threading.Event(), threading.Event()
+    answer = {"scene": "The lamp burns on.", "options": [{"key": "continue", "text": "Go on"}]}
+    body = {"event": {"type": "INIT"}, "session": {"session_id": "s1"}}
+
+    async def waits(asked: Any, writer: Any) -> None:
+        told.set()
+        await asyncio.to_thread(held.wait, PATIENCE_S)
+        await says(answer)(asked, writer)
+
+    llm.will(waits)
+    openai = OpenAI(Profile(base_url=llm.url, model="asked-1"))
+
+    with serving(runtime_of(tiny(MACHINE), narrator=openai)) as server:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.url}/invoke", json=body, timeout=0.3, trust_env=False)
+        assert told.wait(PATIENCE_S)
+        held.set()
+        server.run(server.runtime.drain())
+        (entry,) = server.journal("s1")
+
+    assert b"The lamp burns on." in entry
+    assert len(llm.requests) == 1

@@ -155,7 +155,7 @@ class OpenAI:
         turn = _Turn(task, release, time.monotonic(), budget_s)
         try:
             await self._tell(turn)
-            getattr(release, "hold", lambda: None)()
+            release.hold()
             return self._concluded(turn)
         except WorldError as error:
             vars(error).update(usage=turn.usage, spent=turn.spent())
@@ -184,14 +184,12 @@ class OpenAI:
         body = chat.request_body(provider.profile, turn.task, schema, answer.told_of(turn.draft.wrong), provider.format)
         try:
             # Only a first answer is heard as it comes: what a later one brings has its place in the whole.
-            got = await provider.ask(
-                body, _unheard if turn.is_answered else getattr(turn.release, "feed", _unheard), turn.left_s()
-            )
+            got = await provider.ask(body, _unheard if turn.is_answered else turn.release.feed, turn.left_s())
         except CallError as failed:
             turn.failed = failed
             self._log(turn, provider, failed.why)
             return
-        getattr(turn.release, "hold", lambda: None)()
+        turn.release.hold()
         turn.take(provider, got)
         if not turn.draft.is_whole:
             why = got.why or "against the rules"
