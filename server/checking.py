@@ -1,4 +1,4 @@
-"""`edgewise check`: every fault of a project's machines, as file:line:col CODE message."""
+"""`edgewise check`: every fault of a project's machines, and of its own file, as file:line:col CODE message."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import msgspec
 from runtime import loader, repeats
 from runtime.errors import Finding
 from runtime.request import nearest
+from server import project_file
+from server.settings import PROJECT_FILE
 
 
 def check(project: Path, wanted: tuple[str, ...], form: str, *, strict: bool) -> int:
@@ -21,11 +23,13 @@ def check(project: Path, wanted: tuple[str, ...], form: str, *, strict: bool) ->
     _refuse_strangers(project, bundles, wanted)
     chosen = {name: files for name, files in bundles.items() if not wanted or name in wanted}
     findings = {name: loader.findings_of(files) for name, files in chosen.items()}
-    found = [each for some in findings.values() for each in some]
+    own = [] if wanted else project_file.findings_of(project)
+    found = [each for some in findings.values() for each in some] + own
     if form == "json":
         click.echo(msgspec.json.format(msgspec.json.encode(found)))
     else:
         _print(chosen, findings)
+        _print_own(own)
     return int(any(each.is_fault or strict for each in found))
 
 
@@ -50,6 +54,14 @@ def _print(chosen: dict[str, dict[str, str]], findings: dict[str, list[Finding]]
         if not faults:
             for line in repeats.repeats(loader.load(files)):
                 click.echo(f"  {line}")
+
+
+def _print_own(own: list[Finding]) -> None:
+    """The faults of the project's own file; it is not named where it has none."""
+    for each in own:
+        click.echo(click.style(str(each), fg="red"))
+    if own:
+        click.echo(f"{PROJECT_FILE}: {_count(len(own), 'fault')}")
 
 
 def _count(number: int, what: str) -> str:

@@ -1,6 +1,6 @@
 """`edgewise serve --dev`: the server as a child process, started again when a file of the project changes.
 
-The watcher looks at machines/, prompts/ and .env a few times a second. A change that leaves faults
+The watcher looks at machines/, prompts/, edgewise.yaml and .env a few times a second. A change that leaves faults
 is told in check's words, and the last good server goes on until the next change. With `--port 0`
 every start takes another port. The server's own code is not watched.
 """
@@ -21,7 +21,7 @@ import click
 
 from runtime.errors import DesignError
 from runtime.loader import load_project
-from server.settings import variable_of
+from server.settings import PROJECT_FILE, variable_of
 
 if TYPE_CHECKING:
     from server.settings import Settings
@@ -55,7 +55,11 @@ def serve_and_watch(settings: Settings) -> int:
 
 def look(project: Path) -> Seen:
     """The project's files as they are now."""
-    files = [project / ".env", *(file for folder in WATCHED for file in (project / folder).rglob("*"))]
+    files = [
+        project / ".env",
+        project / PROJECT_FILE,
+        *(file for folder in WATCHED for file in (project / folder).rglob("*")),
+    ]
     return {str(file): (stat.st_mtime_ns, stat.st_size) for file in files if (stat := _stat(file)) is not None}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import edgewise
 from pages import ROOT, Page, ticked
 
 from runtime.errors import DesignError
@@ -148,6 +149,20 @@ def test_what_a_provider_lacks_is_told_at_its_line(project: Any, line: str, expe
 
     assert refused.value.faults[0].startswith(f"edgewise.yaml:2:5: {expected}")
     assert refused.value.faults[1].startswith("edgewise.yaml:3:5: the profile 'openai' needs a key: set OPENAI_API_KEY")
+
+
+def test_check_tells_the_files_faults_beside_the_machines(project: Any) -> None:
+    folder = project("providers: [{profile: deepsek}]")
+    for name in ("machines", "prompts"):
+        (folder / name).symlink_to(Path(__file__).parent / "projects" / "lantern" / name)
+
+    done = edgewise("check", "--project", str(folder))
+
+    assert done.returncode == 1
+    assert "lantern_house: no faults" in done.stdout
+    assert done.stdout.splitlines()[-2].startswith("edgewise.yaml:1:23 E106 'deepsek' is not one of ")
+    assert done.stdout.splitlines()[-1] == "edgewise.yaml: 1 fault"
+    assert edgewise("check", "lantern_house", "--project", str(folder)).returncode == 0
 
 
 # With the settings.
