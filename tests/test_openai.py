@@ -478,30 +478,61 @@ async def test_a_compressed_answer_is_not_opened(llm: FakeLLM) -> None:
     assert len(llm.requests) == 1
 
 
+OPTIONAL: dict[str, Any] = {
+    "wrong type of what may be left out": {**GOOD, "danger": "high"},
+    "option added": {**GOOD, "options": [*GOOD["options"], {"key": "pray", "text": "Pray"}]},
+    "unclosed": json.dumps(GOOD)[:-1],
+}
+MENDED: dict[str, Any] = {
+    "scene too long": {**GOOD, "scene": "The lamp lands. " * 6},
+    "control character": {**GOOD, "scene": "The lamp lands.\u001b[2J"},
+    "NUL": {**GOOD, "scene": "The lamp\u0000 lands."},
+}
 BREACHES: dict[str, Any] = {
     "required output missing": {key: value for key, value in GOOD.items() if key != "scene"},
-    "wrong type": {**GOOD, "danger": "high"},
-    "scene too long": {**GOOD, "scene": "The lamp lands. " * 6},
     "option too long": {**GOOD, "options": [GOOD["options"][0], {"key": "flee", "text": "Run for the door at once"}]},
     "forbidden term": {**GOOD, "scene": "There is blood on the lamp."},
     "forbidden term in an option": {**GOOD, "options": [{"key": "strike", "text": "More blood"}, GOOD["options"][1]]},
     "wrong language": {**GOOD, "scene": "灯砸中了它，那东西发出一声尖啸，退回黑暗里去了。"},
     "option dropped": {**GOOD, "options": GOOD["options"][:1]},
-    "option added": {**GOOD, "options": [*GOOD["options"], {"key": "pray", "text": "Pray"}]},
     "option twice": {**GOOD, "options": [GOOD["options"][0], GOOD["options"][0]]},
     "no options": {key: value for key, value in GOOD.items() if key != "options"},
-    "control character": {**GOOD, "scene": "The lamp lands.\u001b[2J"},
-    "NUL": {**GOOD, "scene": "The lamp\u0000 lands."},
     "blank": "   \n",
     "null content": None,
     "not json": "The lamp lands, and the thing folds up.",
     "a list": "[1, 2]",
-    "unclosed": json.dumps(GOOD)[:-1],
     "nested deeply": '{"scene": ' * 40 + "1" + "}" * 40,
 }
 
 
-@pytest.mark.parametrize("bad", BREACHES.values(), ids=BREACHES)
+@pytest.mark.parametrize("bad", OPTIONAL.values(), ids=OPTIONAL)
+async def test_what_nobody_needs_is_worth_no_call(llm: FakeLLM, bad: Any) -> None:
+    """What may be left out is, what nobody asked for is dropped, what only ends early is closed."""
+    llm.will(says(bad))
+
+    async with narrator(llm) as openai:
+        narration = await tell(openai, task(on_failure="refuse"))
+
+    assert len(llm.requests) == 1
+    assert narration.output == {"scene": GOOD["scene"], "mood": "tense"}
+    assert narration.options == {"strike": "Hit it again", "flee": "Run for it"}
+
+
+@pytest.mark.parametrize("bad", MENDED.values(), ids=MENDED)
+async def test_what_a_re_ask_does_not_cure_is_mended_and_not_learned_from(llm: FakeLLM, bad: Any) -> None:
+    llm.will(says(bad))
+
+    async with narrator(llm) as openai:
+        narration = await tell(openai, task(on_failure="refuse"))
+
+    assert len(llm.requests) == 2
+    assert narration.rungs[-2:] == ("reask", "mended")
+    assert 0 < len(narration.output["scene"]) <= BOUNDS.max_chars_scene
+    assert "\u001b" not in narration.output["scene"]
+    assert narration.learned == {"mood": "tense", "tone": "grim"}
+
+
+@pytest.mark.parametrize("bad", {**BREACHES, **MENDED}.values(), ids={**BREACHES, **MENDED})
 async def test_an_answer_against_the_rules_is_asked_again(llm: FakeLLM, bad: Any) -> None:
     """At once, with the same prompt and a word on what was wrong; the good answer then is taken."""
     clock = Clock()

@@ -70,6 +70,7 @@ class _Turn:
         self.told_by: Provider | None = None
         self.model: str | None = None
         self.is_answered = self.is_reasked = False
+        self.why = ""
 
     def climb(self, *rungs: str) -> None:
         """Note rungs, each once."""
@@ -192,8 +193,8 @@ class OpenAI:
         turn.release.hold()
         turn.take(provider, got)
         if not turn.draft.is_whole:
-            why = got.why or "against the rules"
-            self._log(turn, provider, f"answered, and {why}: {answer.rules_of(turn.draft.wrong)}")
+            turn.why = f"answered, and {_fault_of(got)}: {answer.rules_of(turn.draft.wrong)}"
+            self._log(turn, provider, turn.why)
 
     async def _next(self, turn: _Turn, provider: Provider) -> Provider | None:
         """Whom to ask now, None where the turn is to be concluded; it has been waited for then."""
@@ -286,10 +287,17 @@ class OpenAI:
 
 def _invalid(turn: _Turn, error: NarrationInvalid) -> NarrationInvalid:
     """The same, with whom was asked and how often."""
-    last = turn.failed.why if turn.failed else f"answered, and not usably: {answer.rules_of(turn.draft.wrong)}"
+    last = turn.failed.why if turn.failed else turn.why
     message = f"the model at {turn.asked[-1].profile.host} {last}, after {_calls(turn.made)}"
     hint = turn.failed.mend if turn.failed else error.hint
     return NarrationInvalid(message, hint, rungs=tuple(turn.rungs), attempts=turn.made)
+
+
+def _fault_of(got: Answer) -> str:
+    """What an answer that is not whole came to, without a word of it."""
+    if got.finish == "content_filter":
+        return "the provider's content filter cut it"
+    return got.why or "against the rules"
 
 
 def _unheard(_: str) -> None:
