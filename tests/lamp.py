@@ -52,6 +52,7 @@ Write what the player sees, in two sentences, and do not name the rules of the h
 user:
 It happened: {{ tell }} ({{ language }})
 """
+MAX_SCENE, MAX_OPTION = {"zh": 120, "en": 240}, {"zh": 14, "en": 40}
 TERMS = {"zh": "血", "en": "blood"}
 HEARD, UNHEARD = 0, 9
 SECRET = "the house remembers everyone"  # noqa: S105 - what must stay in the prompt
@@ -100,9 +101,8 @@ def rules_of(data: Any) -> Any:
 def assert_within(payload: Any, language: str) -> None:
     """No text breaks a rule of the session."""
     scene, options = payload["scene"], [option["text"] for option in payload["options"]]
-    most_scene, most_option = {"zh": (120, 14), "en": (240, 40)}[language]
-    assert 0 < len(scene) <= most_scene
-    assert all(0 < len(text) <= most_option for text in options)
+    assert 0 < len(scene) <= MAX_SCENE[language]
+    assert all(0 < len(text) <= MAX_OPTION[language] for text in options)
     assert len(set(options)) == len(options)
     assert all(speaks(text, language) and find_term(text, (TERMS[language],)) is None for text in (scene, *options))
     assert SECRET not in json.dumps(payload, ensure_ascii=False)

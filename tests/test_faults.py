@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 from fake_llm import FakeLLM, misbehaves
-from lamp import HEARD, LANGUAGES, UNHEARD, assert_within, begun, house, rules_of, told_by
+from lamp import HEARD, LANGUAGES, MAX_SCENE, SECRET, TERMS, UNHEARD, assert_within, begun, house, rules_of, told_by
 from msgspec import Struct
 from served import Server, Web, runtime_of, serving
 
-from runtime.constraints import speaks
+from runtime.constraints import find_term, speaks
 from server.fake.faults import FAULTS
+from server.forms import NDJSON
 
-SHORT_S = 1.0
+SHORT_S = 0.5
 """How long the model is waited for where it never speaks in time."""
 NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0}
 
@@ -93,7 +94,7 @@ ROWS: Mapping[str, Row] = {
     "status_503": refused(3, "retry", retry_after=1),
     "cut": partly("omen", STRIKE, LEAVE, rungs=CUT_OFF, is_heard=False, is_billed=False),
     "keepalive": Row(),
-    "content_filter": unheard("narration_invalid", 2, "parsed", "reask"),
+    "content_filter": unheard("narration_invalid", 2, "reask"),
     "wrong_usage": Row(is_billed=False),
     "huge": unheard("narration_invalid", 2, "reask", is_billed=False),
     "gzip_bomb": refused(1),
@@ -231,6 +232,73 @@ def test_a_fault_that_passes_is_mended_by_the_next_call(server: Server, llm: Fak
     assert payload["meta"]["fallback"] == []
     assert payload["status"]["fear"]["value"] == HEARD
     assert_within(payload, language)
+
+
+# The same, streamed.
+
+
+def streamed(web: Web, session_id: str) -> list[tuple[str, Any]]:
+    """The events of a turn, by their names."""
+    body = {"session": {"session_id": session_id}, "payload": {"selected_option_id": 1}}
+    reply = web.http.post("/invoke", json=body, headers={"Accept": NDJSON})
+    events = [json.loads(line) for line in reply.text.splitlines()]
+    assert reply.headers["Content-Type"].startswith(NDJSON)
+    return [(event["event"], event["data"]) for event in events if event["event"] != "heartbeat"]
+
+
+def assert_heard_within(events: list[tuple[str, Any]], language: str) -> dict[str, str]:
+    """What was heard at each path at last; at no time did it hold what it must not."""
+    heard: dict[str, str] = {}
+    for event, data in events:
+        before = heard.get(data["path"], "") if event == "field.delta" else ""
+        heard[data["path"]] = before + data["text"]
+        assert find_term(heard[data["path"]], (TERMS[language],)) is None
+        assert SECRET not in heard[data["path"]]
+        assert speaks(heard[data["path"]], language)
+        assert len(heard[data["path"]]) <= MAX_SCENE[language]
+    return heard
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("fault", ROWS)
+def test_a_stream_comes_to_the_same(
+    server: Server, llm: FakeLLM, harmless: Mapping[str, Any], fault: str, language: str
+):
+    """What was heard piece by piece is what is committed, and the committed answer is that of a plain request."""
+    row, session_id = ROWS[fault], f"streamed-{fault}-{language}"
+    with Web(server.url) as web:
+        begun(web, session_id, language)
+        llm.will(misbehaves(fault))
+
+        with told_by(server, llm.url, **given(row)):
+            (accepted, _), *told, (committed, answer) = streamed(web, session_id)
+
+    data = answer["data"]
+    assert (accepted, committed) == ("turn.accepted", "turn.committed")
+    assert assert_heard_within(told, language) == {"scene": data["payload"]["scene"]}
+    assert rules_of(data) == harmless[language]
+    assert_within(data["payload"], language)
+    assert tuple(data["payload"]["meta"]["rungs"][1:]) == row.rungs
+    assert_told(data["payload"], row)
+    assert_journaled(entry_of(server, session_id), data, row)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("fault", [fault for fault, row in ROWS.items() if row.refused])
+def test_a_stream_may_end_in_a_refusal(server: Server, llm: FakeLLM, fault: str, language: str):
+    row, session_id = ROWS[fault], f"streamed-strict-{fault}-{language}"
+    with Web(server.url) as web:
+        begun(web, session_id, language, "strict")
+        before = server.journal(session_id)
+        llm.will(misbehaves(fault))
+
+        with told_by(server, llm.url, **given(row)):
+            (accepted, _), *told, (failed, answer) = streamed(web, session_id)
+
+    assert (accepted, failed) == ("turn.accepted", "turn.failed")
+    assert_heard_within(told, language)
+    assert (answer["code"], answer["data"]["error"]) == (503, row.refused)
+    assert server.journal(session_id) == before
 
 
 def test_every_fault_has_its_row():
