@@ -61,19 +61,20 @@ def received(task: Task, text: str, finish: str, before: Draft = EMPTY) -> Draft
 
     `finish` is how the answer ended: `stop`, `length`, `content_filter`, or `cut` where its stream broke.
     """
+    if finish == "content_filter":
+        # Nothing of it stands: what the filter left may be the beginning of what it took.
+        return replace(before, wrong=(Breach("", "schema", "was cut by the provider's filter."),), rungs=(), ignored=())
     cut = (Breach("", "length", CUT_OFF),) if finish == "length" else ()
     try:
         reading = read(text)
     except AnswerError as error:
         return replace(before, wrong=cut or (Breach("", "schema", f"{error}."),), rungs=(), ignored=())
     judged = answer.joined(task, before.parts, reading.value, reading.incomplete)
-    # Where a provider's filter cut a text, what stands before the cut is no text of its own.
-    raw = {} if finish == "content_filter" else _mendable(judged)
     still_raw = {path: text for path, text in before.raw.items() if path not in judged.parts}
     return Draft(
         parts=judged.parts,
         wrong=(*(cut if judged.missing else ()), *judged.breaches),
-        raw={**still_raw, **raw},
+        raw={**still_raw, **_mendable(judged)},
         rungs=("parsed",) if reading.repairs else (),
         ignored=judged.ignored,
         missing=judged.missing,
