@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from functools import cache
 from typing import TYPE_CHECKING
 
 from server.fake.http import chunk, head_of, response
@@ -42,6 +43,7 @@ async def _write(writer: asyncio.StreamWriter, raw: bytes) -> None:
     await writer.drain()
 
 
+@cache
 def _zipped(size: int) -> bytes:
     packer = zlib.compressobj(wbits=31)
     parts = [packer.compress(BLOCK) for _ in range(size // len(BLOCK))]
