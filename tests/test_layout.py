@@ -18,6 +18,7 @@ from runtime.narrators.release import Release
 from runtime.prompt import Message
 from runtime.source import Source
 from runtime.tokens import roughly
+from server.briefs import Wanted, of_state
 from server.scaffold import project_files
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -229,3 +230,16 @@ async def test_a_storys_prompts_say_that_facts_are_not_in_what_was_told(start, n
 
     assert {"zh": "事实", "en": "the facts are"}[language] in prompts[-1][1].content
     assert {"zh": "以事实为准", "en": "the facts are right"}[language] in prompts[-1][2].content
+
+
+@pytest.mark.parametrize(("name", "language"), PLAYS)
+def test_every_turn_of_a_shipped_machine_can_be_rendered(name, language):
+    """By each edge, whether or not it is open: the prompt is its own, and says what came of it."""
+    machine = SHIPPED[name]
+    edges = {each.full_name for compiled in machine.table.values() for each in compiled}
+
+    for edge in edges:
+        found = of_state(machine, Wanted(edge=edge, language=language))
+        assert found.edge == edge
+        assert found.file in {prompt.file for variants in machine.prompts.values() for prompt in variants.values()}
+        assert found.messages[-1].role == "system"
