@@ -25,10 +25,8 @@ from fake_llm import (
     response,
     says,
     sends,
-    zips,
 )
 from msgspec.structs import replace
-from rich.pretty import pretty_repr
 from tasks import BOUNDS, GOOD, OFFER, PLAYER_TEXT, task, tell
 
 from runtime import loader
@@ -467,17 +465,6 @@ async def test_no_connection_is_unavailable() -> None:
     await openai.close()
 
 
-async def test_a_compressed_answer_is_not_opened(llm: FakeLLM) -> None:
-    """It was told not to compress; a bomb can't be measured before it bursts."""
-    llm.will(zips(GOOD))
-
-    async with narrator(llm) as openai:
-        with pytest.raises(NarratorUnavailable, match="compressed its answer"):
-            await tell(openai, task(on_failure="refuse"))
-
-    assert len(llm.requests) == 1
-
-
 OPTIONAL: dict[str, Any] = {
     "wrong type of what may be left out": {**GOOD, "danger": "high"},
     "option added": {**GOOD, "options": [*GOOD["options"], {"key": "pray", "text": "Pray"}]},
@@ -641,23 +628,6 @@ async def test_waiting_for_a_free_place_counts_within_the_deadline(llm: FakeLLM)
     assert all(isinstance(end, NarratorUnavailable) for end in ended)
 
 
-@pytest.mark.parametrize("max_in_flight", [200, 16], ids=["all on the wire", "most waiting"])
-async def test_two_hundred_cancelled_calls_leave_the_narrator_able_to_answer(llm: FakeLLM, max_in_flight: int) -> None:
-    """Neither the pool nor the bound on calls loses a place."""
-    llm.will(*[hangs()] * max_in_flight, says(GOOD))
-
-    async with narrator(llm, max_in_flight=max_in_flight) as openai:
-        calls = [asyncio.create_task(tell(openai, task())) for _ in range(200)]
-        assert await asyncio.to_thread(llm.wait_for_requests, max_in_flight)
-        for call in calls:
-            call.cancel()
-        ended = await asyncio.gather(*calls, return_exceptions=True)
-        after = await asyncio.gather(*(tell(openai, task()) for _ in range(max_in_flight * 2)))
-
-    assert all(isinstance(end, asyncio.CancelledError) for end in ended)
-    assert {narration.attempts for narration in after} == {1}
-
-
 async def test_connections_are_used_again(llm: FakeLLM) -> None:
     """Ten turns one after another go over one connection, refusals included."""
     llm.will(refuses(503), says(GOOD))
@@ -734,49 +704,6 @@ async def test_no_log_line_holds_a_key_a_prompt_or_a_players_text(
     assert [line for line in lines if "call 2 of 3" in line and "scene (term)" in line]
     for secret in (KEY, PLAYER_TEXT, "Tell what came of it", "chat/completions"):
         assert secret not in caplog.text
-
-
-async def test_the_key_is_in_no_repr() -> None:
-    """Neither in Python's nor in rich's, which draws tracebacks with locals."""
-    profile = Profile(base_url="https://llm.example", model="any", key=KEY)
-
-    assert KEY not in f"{profile!r} {profile} {pretty_repr(profile)}"
-    assert "llm.example" in repr(profile)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"base_url": "llm.example/v1"},
-        {"base_url": "ftp://llm.example"},
-        {"base_url": f"https://user:{KEY}@llm.example"},
-        {"base_url": f"https://llm.example/?key={KEY}"},
-        {"key": f"{KEY}\n"},
-        {"key": f"{KEY}–"},
-        {"key": f"Bearer {KEY}"},
-    ],
-)
-async def test_a_profile_that_cannot_be_right_is_refused_without_its_key(wrong: dict[str, str]) -> None:
-    """A bad header or URL would fail at a player's cost, and quote the key."""
-    with pytest.raises(ValueError, match="the narrator's") as refused:
-        Profile(**{"base_url": "https://llm.example", "model": "any", **wrong})
-
-    assert KEY not in str(refused.value)
-
-
-@pytest.mark.parametrize("retired", ["deepseek-chat", "deepseek-reasoner"])
-async def test_a_retired_model_is_mapped_with_a_warning(retired: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Old settings go on working, and say that they are old."""
-    profile = deepseek(KEY, model=retired)
-
-    assert profile.model == "deepseek-flash"
-    assert retired in caplog.text
-
-
-async def test_deepseek_is_called_at_its_own_address_unless_told() -> None:
-    """The base of the environment replaces it."""
-    assert deepseek(KEY).host == "api.deepseek.com"
-    assert deepseek(KEY, "http://127.0.0.1:8080/v1").host == "127.0.0.1:8080"
 
 
 def test_the_offer_of_this_file_is_the_one_that_its_answers_word() -> None:
