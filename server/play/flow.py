@@ -19,6 +19,7 @@ from server.play.moves import Misread, Move, read
 from server.play.passages import Passage
 from server.play.screen import Screen, screen_of_process
 from server.play.table import Answer, Card, Refused, Table
+from server.play.telling import Telling
 from server.play.transcript import Transcript
 from server.play.words import bracketed, labelled, say
 from server.settings import SettingsError
@@ -53,7 +54,8 @@ def play(
         seat = _Seat(runner, table)
         try:
             seat.wait(table.open())
-            game = _Game(seat, screen_of_process(), Transcript(transcript) if transcript else None, language)
+            kept = Transcript(transcript, settings.label_producer) if transcript else None
+            game = _Game(seat, screen_of_process(), kept, language)
             return game.play(machine, session_id, seed, None if url else profile_of(settings))
         except KeyboardInterrupt:
             return GOOD
@@ -93,11 +95,13 @@ class _Game:
         self._transcript = transcript
         self._asked_language = language
         self._language = language or "en"
+        self._teller = ""
+        self._telling = Telling(screen, self._language)
 
     def play(self, machine: str | None, session_id: str | None, seed: str | None, model: Profile | None) -> int:
         """Begin or go on, then turn by turn to the end; the exit code."""
         try:
-            card, answer = self._sit_down(machine, session_id, seed)
+            card, answer = self._sit_down(machine, session_id, seed, model)
         except Refused as refused:
             click.echo(f"{refused.message}. {refused.hint}".strip(), err=True)
             return FINDINGS if refused.error == "machine_fault" else WRONG_USE
@@ -112,7 +116,9 @@ class _Game:
         self._farewell(card, answer)
         return GOOD
 
-    def _sit_down(self, machine: str | None, session_id: str | None, seed: str | None) -> tuple[Card, Answer]:
+    def _sit_down(
+        self, machine: str | None, session_id: str | None, seed: str | None, model: Profile | None
+    ) -> tuple[Card, Answer]:
         """The machine and the first answer: a session's last one where it exists, else its first."""
         table = self._seat.table
         _refuse_strange({"--seed": seed, "--session": session_id})
@@ -125,44 +131,73 @@ class _Game:
             return card, found
         self._language = self._asked_language or card.languages[0]
         session = {"machine": card.name, **({"session_id": session_id} if session_id else {})}
-        request = {
-            "event": {"type": card.event}, "session": session, "seed": {"run_seed": seed or secrets.token_hex(4)}
-        }  # fmt: skip
-        return card, self._invoke(request)
+        run_seed = seed or secrets.token_hex(4)
+        request = {"event": {"type": card.event}, "session": session, "seed": {"run_seed": run_seed}}
+        teller = _asked(model, self._language)
+        return card, self._invoke(request, lambda: self._head(card, card.version, run_seed, teller))
 
-    def _invoke(self, request: dict[str, Any]) -> Answer:
+    def _invoke(self, request: dict[str, Any], begin: Callable[[], None] = lambda: None, choice: str = "") -> Answer:
+        """Play an event; on a screen that can, its texts are shown as they come, after what `begin` shows."""
         asked = {"constraints": {"language": self._asked_language}} if self._asked_language else {}
-        with self._screen.waiting(self._language):
-            return self._seat.wait(self._seat.table.invoke({**request, **asked}))
+        self._telling = Telling(self._screen, self._language, choice)
+        with self._screen.waiting(self._language) as take_back:
+            if not self._screen.can_redraw:
+                return self._seat.wait(self._seat.table.invoke({**request, **asked}))
+
+            def begun() -> None:
+                take_back()
+                begin()
+
+            work = self._seat.table.invoke({**request, **asked}, self._telling.hear)
+            return self._seat.wait(self._telling.beside(work, begun))
 
     def _open_page(self, card: Card, answer: Answer, model: Profile | None) -> None:
         """The title, what is played and who tells it, and the first turn."""
+        language, session = self._language, answer["session"]
+        teller, asked = passages.told_by(answer, language), _asked(model, language)
+        is_asked = bool(asked) and answer["payload"]["meta"]["ai_generated"]
+        if not self._telling.is_begun:
+            self._head(card, session["version"], session["run_seed"], asked if is_asked else teller)
+        if is_asked or not self._telling.is_begun:
+            self._teller = teller
+        if session["turn"] > 1:
+            self._screen.note(say("resumed", language, turn=session["turn"]), language)
+        self._record_beginning(card, answer)
+        self._tell(answer, "", self._telling)
+
+    def _head(self, card: Card, version: int | str, seed: str, teller: str) -> None:
+        """The title, what is played, and who tells it where that is known."""
         language = self._language
         base = language.partition("-")[0]
         others = [f"--language {each}" for each in card.languages if each.partition("-")[0] != base]
         also = bracketed(say("also_in", language, options=", ".join(others)), language) if others else ""
         rows = [
-            ("machine", card.name + bracketed(f"{say('version', language)} {answer['session']['version']}", language)),
-            ("seed", answer["session"]["run_seed"]),
+            ("machine", card.name + bracketed(f"{say('version', language)} {version}", language)),
+            ("seed", seed),
             ("language", language + also),
-            ("told_by", _asked(model, language) or passages.told_by(answer, language)),
+            *([("told_by", teller)] if teller else []),
         ]
         heading = [Passage(card.title_in(language), "title")]
         notes = [Passage(labelled(say(what, language), text, language), "note", is_close=True) for what, text in rows]
         self._screen.show([*heading, *notes], language)
-        if answer["session"]["turn"] > 1:
-            self._screen.note(say("resumed", language, turn=answer["session"]["turn"]), language)
-        self._record_beginning(card, answer)
-        self._tell(answer, "")
 
-    def _tell(self, answer: Answer, choice: str) -> None:
+    def _tell(self, answer: Answer, choice: str, telling: Telling | None = None) -> None:
         """Show a turn, and write it to the transcript."""
         language = self._language
-        told = [*passages.ending(answer, language), *passages.told(answer, language, choice)]
+        self._label(passages.told_by(answer, language))
+        rest = telling.left(answer) if telling else passages.told(answer, language, choice)
+        told = [*passages.ending(answer, language), *rest]
         status = passages.status_line(answer, language)
         told += [Passage(status, "status")] if status else []
         self._screen.show([*told, *passages.key_choices(answer, language)], language)
         self._write(lambda transcript: transcript.turn(answer, choice, language))
+
+    def _label(self, teller: str) -> None:
+        """Say who tells this turn, where it is another than before: what a model made bears its label."""
+        if teller != self._teller:
+            self._teller = teller
+            note = labelled(say("told_by", self._language), teller, self._language)
+            self._screen.show([Passage(note, "note")], self._language)
 
     def _heard(self, line: str, answer: Answer) -> Answer | None:
         """The answer after what was typed: a new one, the same where nothing was played, None to leave."""
@@ -184,11 +219,13 @@ class _Game:
         session = {"session_id": answer["session"]["session_id"], "expected_turn": answer["session"]["turn"]}
         self._screen.show([Passage(f"❯ {move.told}", "choice")], self._language)
         try:
-            following = self._invoke({**move.request, "session": session})
+            following = self._invoke({**move.request, "session": session}, choice=move.told)
         except Refused as refused:
+            if self._telling.is_begun:
+                self._screen.note(say("untold", self._language), self._language)
             self._screen.complain(str(refused), self._language)
             return self._refreshed(answer) if refused.retry == "refresh" else answer
-        self._tell(following, move.told)
+        self._tell(following, move.told, self._telling)
         return following
 
     def _refreshed(self, answer: Answer) -> Answer:

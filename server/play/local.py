@@ -9,6 +9,7 @@ import msgspec
 
 from runtime import history, turn
 from runtime.errors import Refusal, StoreUnavailable
+from runtime.narrators.release import Hear, unheard
 from runtime.request import nearest
 from server.build import build_runtime, store_of
 from server.play.table import Answer, Card, Refused, standing_of
@@ -54,11 +55,11 @@ class Local:
             return None
         return standing_of(_decode(msgspec.json.encode(await history.standing(self._runtime, entry))))
 
-    async def invoke(self, request: Mapping[str, Any]) -> Answer:
+    async def invoke(self, request: Mapping[str, Any], hear: Hear = unheard) -> Answer:
         """Play one event. Raises Refused."""
         try:
             asked = read_invoke(msgspec.json.encode(request), request)
-            played = await turn.play(self._runtime, asked)
+            played = await turn.play(self._runtime, asked, hear=hear)
         except Refusal as refusal:
             _, body = failure(refusal, refusal.language or self._language(request), "")
             raise Refused.of(_decode(body)) from None

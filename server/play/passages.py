@@ -42,9 +42,18 @@ def told(answer: Answer, language: str, choice: str = "") -> list[Passage]:
 
     A choice that is only told back is left out: the player has just seen it.
     """
+    return [passage for _, passage in told_by_path(answer, language, choice)]
+
+
+def told_by_path(answer: Answer, language: str, choice: str = "") -> list[tuple[str, Passage]]:
+    """The same, each with its path."""
     outputs = {name: value for name, value in answer["payload"].items() if name not in ANSWER_KEYS}
-    found = (_passage(path, value, language) for path, value in _leaves(outputs))
-    return [each for each in found if each is not None and not (each.style == "aside" and _echoes(each.text, choice))]
+    found = ((path, passage_of(path, value, language)) for path, value in _leaves(outputs))
+    return [
+        (path, each)
+        for path, each in found
+        if each is not None and not (each.style == "aside" and echoes(each.text, choice))
+    ]
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -55,7 +64,8 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{name}", value
 
 
-def _passage(path: str, value: Any, language: str) -> Passage | None:
+def passage_of(path: str, value: Any, language: str) -> Passage | None:
+    """An output as a passage; None where it is empty."""
     if value in (None, "", []):
         return None
     name = path.rpartition(".")[2]
@@ -64,7 +74,8 @@ def _passage(path: str, value: Any, language: str) -> Passage | None:
     return Passage(_shown(value, language), known.style, known.zh if is_zh(language) else known.en)  # type: ignore[arg-type]
 
 
-def _echoes(text: str, choice: str) -> bool:
+def echoes(text: str, choice: str) -> bool:
+    """Whether a text only tells the choice back."""
     return bool(choice) and choice.rstrip("。.") in text
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httpx
 
+from runtime.narrators.release import Hear, unheard
+from server.forms import NDJSON
 from server.play.local import unknown_machine
 from server.play.table import Answer, Card, Refused, standing_of
 from server.settings import is_loopback
@@ -17,6 +20,7 @@ WAIT_S = 90.0
 """Seconds for one answer: a turn's own deadline is 45 s unless the server was told otherwise."""
 
 CONNECT_S = 5.0
+_STREAMED = {"Accept": f"{NDJSON}, application/json;q=0.5"}
 
 
 class Remote:
@@ -55,9 +59,20 @@ class Remote:
             raise
         return standing_of(data)
 
-    async def invoke(self, request: Mapping[str, Any]) -> Answer:
-        """Play one event. Raises Refused."""
-        return await self._ask("POST", "/invoke", request)
+    async def invoke(self, request: Mapping[str, Any], hear: Hear = unheard) -> Answer:
+        """Play one event, as a stream where it is heard and the server has one. Raises Refused."""
+        if hear is unheard:
+            return await self._ask("POST", "/invoke", request)
+        try:
+            async with self._opened.stream("POST", f"{self._url}/invoke", json=request, headers=_STREAMED) as response:
+                if response.headers.get("content-type", "").partition(";")[0] != NDJSON:
+                    await response.aread()
+                    return self._told(response.json())
+                return self._told(await _heard(response, hear))
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._silent(error) from error
+        except ValueError as error:
+            raise self._stranger() from error
 
     @property
     def keeps_sessions(self) -> bool:
@@ -76,15 +91,23 @@ class Remote:
 
     async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The `data` of a server's answer. Raises Refused for its refusals and for its silence."""
-        if self._client is None:
-            raise RuntimeError("the table is not open")
         try:
-            response = await self._client.request(method, f"{self._url}{path}", json=body)
+            response = await self._opened.request(method, f"{self._url}{path}", json=body)
             envelope = response.json()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._silent(error) from error
         except ValueError as error:
             raise self._stranger() from error
+        return self._told(envelope)
+
+    @property
+    def _opened(self) -> httpx.AsyncClient:
+        if self._client is None:
+            raise RuntimeError("the table is not open")
+        return self._client
+
+    def _told(self, envelope: Any) -> dict[str, Any]:
+        """An envelope's `data`. Raises Refused where it is an error's, or none."""
         if not isinstance(envelope, dict) or not isinstance(envelope.get("data"), dict):
             raise self._stranger()
         if envelope.get("code"):
@@ -100,3 +123,13 @@ class Remote:
     def _stranger(self) -> Refused:
         hint = "Give the address that `edgewise serve` printed."
         return Refused("no_edgewise", f"what answers at {self._url} is no Edgewise server", hint)
+
+
+async def _heard(response: httpx.Response, hear: Hear) -> Any:
+    """The envelope at the end of a stream; what comes before it is heard. Raises httpx.HTTPError, ValueError."""
+    async for line in response.aiter_lines():
+        event = json.loads(line)
+        if event["event"] in ("turn.committed", "turn.failed"):
+            return event["data"]
+        hear(event["event"], event["data"])
+    raise httpx.RemoteProtocolError("the stream was cut off before its end")

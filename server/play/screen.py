@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TextIO
 
+from msgspec.structs import replace
+
 from server.play.moves import takes_text
 from server.play.passages import Passage
 from server.play.table import Answer
@@ -21,6 +23,7 @@ Ask = Callable[[Answer, str], str | None]
 WIDEST = 78
 """Columns of the widest line: longer ones are hard to read."""
 MARGIN = "  "
+_ERASED = "\r\x1b[K"
 _ANSI: Mapping[str, str] = {
     "body": "",
     "speech": "36",
@@ -51,6 +54,11 @@ class Screen:
         """Whether a person looks at it: it may be drawn over."""
         return self._columns is not None
 
+    @property
+    def can_redraw(self) -> bool:
+        """Whether a line that was printed can be printed anew."""
+        return self.is_live and os.environ.get("TERM", "dumb") != "dumb"
+
     def show(self, passages: Iterable[Passage], language: str) -> None:
         """Print passages, a blank line before each that isn't close to the one above."""
         for passage in passages:
@@ -78,17 +86,42 @@ class Screen:
         return self._ask(answer, language)
 
     @contextmanager
-    def waiting(self, language: str) -> Iterator[None]:
-        """Say that a turn is being told, and take the word back when it is."""
+    def waiting(self, language: str) -> Iterator[Callable[[], None]]:
+        """Say that a turn is being told, and take the word back when it is, or when what is given is called."""
         if not self.is_live:
-            yield
+            yield lambda: None
             return
         self._out.write(f"{MARGIN}{self._painted(say('telling', language), 'aside')}")
         self._out.flush()
+        is_said = [True]
+
+        def take_back() -> None:
+            if is_said:
+                is_said.clear()
+                self._out.write(_ERASED if self.can_redraw else "\n")
+
         try:
-            yield
+            yield take_back
         finally:
-            self._out.write("\r\x1b[K" if os.environ.get("TERM") != "dumb" else "\n")
+            take_back()
+
+    def grow(self, passage: Passage, before: str | None, language: str) -> None:
+        """Print a passage that is still being told, or what has come to it since its text was `before`.
+
+        Its last line stays open: more may come, and a mark that belongs to its last word.
+        """
+        lines = self._lines(passage, language)
+        if before is None:
+            gap, printed = ("" if passage.is_close else "\n"), 0
+        else:
+            gap, printed = _ERASED, len(self._lines(replace(passage, text=before), language)) - 1
+        self._out.write(gap + "\n".join(lines[printed:]))
+        self._out.flush()
+
+    def end_line(self) -> None:
+        """End a line that was left open."""
+        self._out.write("\n")
+        self._out.flush()
 
     def _lines(self, passage: Passage, language: str) -> list[str]:
         text = plain(passage.text)

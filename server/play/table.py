@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from runtime.narrators.release import Hear, unheard
+
 Answer = Mapping[str, Any]
 """An answer's `data`, as the contract has it."""
 
@@ -75,8 +77,8 @@ class Table(Protocol):
     async def head(self, session_id: str) -> Answer | None:
         """The last answer of a session, None where there is no such session."""
 
-    async def invoke(self, request: Mapping[str, Any]) -> Answer:
-        """Play one event of the contract's shape. Raises Refused."""
+    async def invoke(self, request: Mapping[str, Any], hear: Hear = unheard) -> Answer:
+        """Play one event of the contract's shape; `hear` is told of it meanwhile. Raises Refused."""
 
     @property
     def keeps_sessions(self) -> bool:

@@ -26,6 +26,8 @@ _SAID: Final[Mapping[str, tuple[str, str]]] = {
     "no": ("否", "no"),
     "nothing": ("无", "none"),
     "telling": ("讲述中……", "The story is being told…"),
+    "retold": ("刚才那段改成了这样", "what was just told goes differently"),
+    "untold": ("刚才讲的不算：这一步没有发生。", "What was just told does not count: the step was not taken."),
     "say_something": ("说点什么……", "say something…"),
     "or_say": ("或者说点什么……", "or say something…"),
     "keys": ("↑↓ 选择 · 回车确认 · 数字直选 · ? 帮助 · q 离开", "↑↓ choose · Enter takes · numbers take at once · ? help · q leaves"),
