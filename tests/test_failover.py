@@ -126,9 +126,10 @@ async def test_a_wait_is_not_waited_while_another_can_be_asked(llms: Any, value:
     assert (asked(first, second), time.slept) == ([1, 1], [])
 
 
-async def test_one_that_says_nothing_in_time_fails_over(llms: Any) -> None:
+@pytest.mark.parametrize("failure", [hangs(), hangs_up()], ids=["silence", "no connection"])
+async def test_one_that_says_nothing_in_time_fails_over(llms: Any, failure: Any) -> None:
     first, second = llms(2)
-    first.will(hangs())
+    first.will(failure)
     second.will(says(GOOD))
 
     async with narrator(first, second, first_token_s=0.2) as openai:

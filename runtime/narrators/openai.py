@@ -9,8 +9,8 @@ refuses that.
 |---|---|
 | an answer that is not whole | asks once for what is missing or wrong, saying why |
 | a stream that broke off | the same: what came is kept |
-| a status that may pass, a broken connection | the same again, after a wait; after the second, another provider |
-| no word in time | another provider; the same one where there is no other |
+| a status that may pass | the same again, after a wait; after the second, another provider |
+| no word in time, no connection | another provider; the same one, after a wait, where there is no other |
 | 401, 402, 404 | another provider; this one is left alone |
 | 400 or 422 about the response format | the next format at once, and from then on |
 | any other 400 or 422 | another provider, whose rules for a request are its own |
@@ -169,7 +169,8 @@ class OpenAI:
 
     async def _tell(self, turn: _Turn) -> None:
         provider = self._free(self.providers)
-        if provider is None and not all(each.breaker.is_open for each in self.providers):
+        full = [each for each in self.providers if each.is_full]
+        if provider is None and any(not each.breaker.is_open for each in full):
             message = "as many turns wait for the model as may"
             raise Overloaded(message, "Send the same again in a moment.", rungs=(), attempts=0, retry_after_seconds=1)
         while provider is not None:
@@ -229,7 +230,11 @@ class OpenAI:
     async def _retried(self, turn: _Turn, provider: Provider, failed: CallError) -> Provider | None:
         wait_s = self._wait_s(turn, failed)
         may_retry = failed.may_pass and wait_s < turn.left_s() and self._free((provider,)) is not None
-        is_better_off = failed.outcome == "late" or turn.asked.count(provider) > 1 or wait_s > LONGEST_WAIT_BESIDE_S
+        is_better_off = (
+            failed.outcome in ("late", "unreachable")
+            or turn.asked.count(provider) > 1
+            or wait_s > LONGEST_WAIT_BESIDE_S
+        )
         if (is_better_off or not may_retry) and (other := self._other(turn)):
             return other
         if not may_retry:
