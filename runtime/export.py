@@ -20,7 +20,7 @@ from runtime.errors import (
     SessionNotFound,
     StoreUnavailable,
 )
-from runtime.exported import EXPORT_VERSION, AnswerTold, Header, entry_line, header_line, read_answer
+from runtime.exported import EXPORT_VERSION, Aigc, AnswerTold, Header, entry_line, header_line, read_answer
 from runtime.formats import is_intact
 from runtime.importing import import_lines
 from runtime.machine import Machine
@@ -46,7 +46,8 @@ class Survey(Struct, frozen=True, kw_only=True):
     `nodes` all tellings. `has_moved` where the session moved to another version between two turns of
     the branch, be it that it came back. `digests` are those of the definitions that it was played on, `machines` the
     same compiled; one that can't be read is not there.
-    `has_secrets` also where that can't be known. `tellers` are (narrator, model, ai_generated).
+    `has_secrets` also where that can't be known. `tellers` are (narrator, model, ai_generated), and
+    `is_branch_generated` says whether a model told any of the branch. `producer` is who answers for it.
     """
 
     head: Entry
@@ -57,6 +58,8 @@ class Survey(Struct, frozen=True, kw_only=True):
     machines: dict[str, Machine]
     has_secrets: bool
     tellers: tuple[tuple[str, str | None, bool], ...]
+    is_branch_generated: bool
+    producer: str
 
     @property
     def session_id(self) -> str:
@@ -72,6 +75,20 @@ class Survey(Struct, frozen=True, kw_only=True):
     def is_ai_generated(self) -> bool:
         """Whether a model told any of it, on whatever branch."""
         return any(is_generated for _, _, is_generated in self.tellers)
+
+    @property
+    def aigc(self) -> Aigc | None:
+        """The label of a file that has all of it, None where no model told any."""
+        return self._label if self.is_ai_generated else None
+
+    @property
+    def aigc_of_branch(self) -> Aigc | None:
+        """The label of a file that has only the branch."""
+        return self._label if self.is_branch_generated else None
+
+    @property
+    def _label(self) -> Aigc:
+        return Aigc(content_producer=self.producer, produce_id=self.session_id)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -94,7 +111,8 @@ async def export(runtime: Runtime, session_id: str, form: Form, role: Role) -> A
 async def stream_of(runtime: Runtime, about: Survey, form: Form, role: Role) -> AsyncIterator[bytes]:
     """The record that a survey was made for. Raises MachineChanged before its first part, StoreUnavailable."""
     if form == "replay":
-        async for step in recorded(_one_machine(about), entries_of(runtime.store, about.head), about.branch):
+        entries = entries_of(runtime.store, about.head)
+        async for step in recorded(_one_machine(about), entries, about.branch, about.aigc_of_branch):
             yield step.encode()
         return
     yield header_line(await _header(runtime, about, role))
@@ -141,10 +159,12 @@ async def survey(runtime: Runtime, session_id: str) -> Survey:
     branch = _branch(nodes, head.turn)
     machines: dict[str, Machine | None] = {}
     tellers: dict[tuple[str, str | None, bool], None] = {}
+    is_branch_generated = False
     async for entry in entries_of(runtime.store, head):
         if entry.is_telling:
             meta = told_in(entry).payload.meta
             tellers[meta.narrator, meta.model, meta.ai_generated] = None
+            is_branch_generated |= meta.ai_generated and entry.turn in branch
         if entry.digest not in machines:
             machines[entry.digest] = await _machine_of(runtime, entry)
     known = {digest: machine for digest, machine in machines.items() if machine is not None}
@@ -157,6 +177,8 @@ async def survey(runtime: Runtime, session_id: str) -> Survey:
         machines=known,
         has_secrets=len(known) < len(machines) or any(map(_has_secrets, known.values())),
         tellers=tuple(tellers),
+        is_branch_generated=is_branch_generated,
+        producer=runtime.producer,
     )
 
 
@@ -250,4 +272,5 @@ async def _header(runtime: Runtime, about: Survey, role: Role) -> Header:
         models=about.models,
         entries=about.head.seq,
         definitions={digest: files for digest, files in kept.items() if files is not None},
+        aigc=about.aigc.told if about.aigc else None,
     )

@@ -14,16 +14,48 @@ from msgspec import Struct
 
 from runtime.session import Change, Input, Offer, Rolled, Routing, Value
 
+AIGC_NAMES: Mapping[str, str] = {
+    "label": "Label",
+    "content_producer": "ContentProducer",
+    "produce_id": "ProduceID",
+    "reserved_code1": "ReservedCode1",
+    "content_propagator": "ContentPropagator",
+    "propagate_id": "PropagateID",
+    "reserved_code2": "ReservedCode2",
+}
+"""The label's fields by the names that the standard gives them."""
 EXPORT_VERSION = 1
 """The version of the file's own form; the entries have formats of their own."""
 
 
-class Header(Struct, frozen=True, kw_only=True):
+class Aigc(Struct, frozen=True, rename=AIGC_NAMES):
+    """The label that a file with machine-made text carries for machines, under the name AIGC.
+
+    `label` "1" says that it is AI-generated, be it in part. `produce_id` is the producer's own number
+    for it: the session. Who spreads the file fills in propagator and its number; nothing is reserved.
+    Source: 人工智能生成合成内容标识办法 (in force since 2025-09-01), article 5; GB 45438-2025, annex E.
+    """
+
+    content_producer: str
+    produce_id: str
+    label: str = "1"
+    reserved_code1: str = ""
+    content_propagator: str = ""
+    propagate_id: str = ""
+    reserved_code2: str = ""
+
+    @property
+    def told(self) -> dict[str, str]:
+        """As it stands in a file, in the order of the standard."""
+        return {name: getattr(self, field) for field, name in AIGC_NAMES.items()}
+
+
+class Header(Struct, frozen=True, kw_only=True, rename={"aigc": "AIGC"}):
     """The first line. `machine`, `version` and `language` are those of the head.
 
     `exported_at` is ISO 8601 in UTC. `ai_generated` says whether a model told any of it; then
-    `models` are their names. `definitions` is digest → path → text, and empty where whoever asked
-    may not read them: then the file can be read only where they are kept.
+    `models` are their names, and `aigc` is its label. `definitions` is digest → path → text, and empty
+    where whoever asked may not read them: then the file can be read only where they are kept.
     """
 
     edgewise_export: int
@@ -37,6 +69,7 @@ class Header(Struct, frozen=True, kw_only=True):
     models: tuple[str, ...]
     entries: int
     definitions: Mapping[str, Mapping[str, str]] = {}
+    aigc: Mapping[str, str] | None = None
 
 
 class Line(Struct, frozen=True):
@@ -142,6 +175,26 @@ class StandingTold(Struct, frozen=True):
 
     session: SessionTold
     answer: AnswerTold | None = None
+
+
+class _Meta(Struct):
+    ai_generated: bool
+
+
+class _Payload(Struct):
+    meta: _Meta
+
+
+class _Labelled(Struct):
+    payload: _Payload
+
+
+_read_label = msgspec.json.Decoder(_Labelled).decode
+
+
+def is_generated(answer: msgspec.Raw) -> bool:
+    """Whether a model told any of a telling's answer."""
+    return _read_label(answer).payload.meta.ai_generated
 
 
 read_answer = msgspec.json.Decoder(AnswerTold).decode

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from runtime.exported import read_answer
+from runtime.exported import Aigc, read_answer
 from runtime.flow_yaml import flow, word
 from runtime.machine import Machine
 from runtime.recompute import returned
@@ -22,15 +22,20 @@ Parts = dict[str, Any]
 _NORMAL = "NORMAL"
 
 
-async def recorded(machine: Machine, entries: AsyncIterator[Entry], branch: frozenset[int]) -> AsyncIterator[str]:
-    """The replay's text, a step at a time; `branch` are the turns that belong to it, all of one machine."""
+async def recorded(
+    machine: Machine, entries: AsyncIterator[Entry], branch: frozenset[int], aigc: Aigc | None = None
+) -> AsyncIterator[str]:
+    """The replay's text, a step at a time; `branch` are the turns that belong to it, all of one machine.
+
+    `aigc` is the label that it carries where a model told any of it.
+    """
     before: Session | None = None
     held: Entry | None = None
     async for entry in entries:
         if not entry.is_telling or entry.turn not in branch:
             continue
         if held is None:
-            yield _head(machine, entry)
+            yield _head(machine, entry, aigc)
         else:
             left = _left(machine, held.after, entry)
             yield _step(before, held, left)
@@ -48,12 +53,14 @@ def _left(machine: Machine, told: Session, following: Entry) -> Session:
     return returned(machine, told, replace(told, elapsed_ms=judged.elapsed_ms, salt=judged.salt))
 
 
-def _head(machine: Machine, root: Entry) -> str:
+def _head(machine: Machine, root: Entry, aigc: Aigc | None) -> str:
     """What comes before the first step."""
     session = root.after
+    label = f"# AIGC: {flow(aigc.told)}\n" if aigc else ""
     return (
         f"# Recorded on {machine.name}, version {flow(session.version)}, definition {machine.digest}.\n"
         f"# `narrate` is what a model wrote: AI-generated. A step without it is told by the machine's own texts.\n"
+        f"{label}"
         f"replay: {word(f'session {session.session_id}')}\n"
         f"given: {flow(_given(machine, session))}\n"
         f"steps:\n"

@@ -106,6 +106,7 @@ class Runtime:
 
     `machines` is name → the version that new sessions get. `clock_ms` gives milliseconds since the
     epoch. `observe` is told of every turn that was answered, also where its client has gone.
+    `producer` is who answers for machine-made text, in the label that files carry.
     `trouble` is the world's last fault and when it was (ms), until a turn is answered again.
     """
 
@@ -121,6 +122,7 @@ class Runtime:
         turn_deadline_s: float = 45.0,
         observe: Callable[[Played], None] = lambda _: None,
         budgets: Budgets = NO_BUDGETS,
+        producer: str = "edgewise",
     ) -> None:
         self.store = store
         self.narrator = narrator
@@ -133,6 +135,7 @@ class Runtime:
         self.secret = b""
         self.turn_deadline_s = turn_deadline_s
         self.observe = observe
+        self.producer = producer
         self.trouble: tuple[str, int] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._by_digest = {machine.digest: machine for machine in machines.values()}

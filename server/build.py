@@ -39,6 +39,7 @@ def build_runtime(settings: Settings, observe: Callable[[Played], None] = lambda
         turn_deadline_s=settings.turn_deadline_s,
         observe=observe,
         budgets=budgets_of(settings),
+        producer=settings.label_producer,
     )
 
 

@@ -15,6 +15,7 @@ from msgspec import Struct
 from runtime import history, ledger, view
 from runtime.errors import Forbidden, MachineNotFound, SessionNotFound
 from runtime.explain import explain
+from runtime.exported import is_generated
 from runtime.machine import Machine
 from runtime.model import TEXT_MAX_CHARS
 from runtime.session import DAY_MS, Entry
@@ -216,10 +217,16 @@ async def list_turns(request: Asked, session_id: FromPath[str]) -> ASGIApp:
     head = await head_of(house.runtime, session_id)
     entries = await house.runtime.store.entries(session_id, after=query.after, limit=query.limit)
     told = [view.history_of(await house.runtime.machine_of(entry.after), entry) for entry in entries]
+    told = [line | _labelled(entry) for line, entry in zip(told, entries, strict=True)]
     if call.role == "operator":
         told = [line | ledger.cost_told(entry) for line, entry in zip(told, entries, strict=True)]
     is_end = not entries or entries[-1].seq >= head.seq
     return items(told, None if is_end else entries[-1].seq)
+
+
+def _labelled(entry: Entry) -> dict[str, Any]:
+    """Whether a model told any of a telling."""
+    return {"ai_generated": is_generated(entry.answer)} if entry.is_telling else {}
 
 
 @get("/sessions/{session_id:str}/turns/{number:int}/explain")

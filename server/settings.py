@@ -103,6 +103,15 @@ class Settings(Struct, frozen=True, kw_only=True):
         Literal["offline", "refuse"],
         Meta(description="What becomes of a turn over a budget: told offline, or refused with budget_exhausted."),
     ] = "offline"
+    label_producer: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=128,
+            pattern=r"^[^\x00-\x1f\x7f]+$",
+            description="Who answers for AI-made text, in its label (AIGC).",
+        ),
+    ] = "edgewise"
     turn_deadline_s: Annotated[float, Meta(gt=0, le=3600, description="Seconds within which a turn must end.")] = 45.0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="The least that is logged.")

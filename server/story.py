@@ -83,6 +83,7 @@ class Chapter(Struct, frozen=True, kw_only=True):
 class Story(Struct, frozen=True, kw_only=True):
     """What is told before and after the chapters. `told_at` is the day of the last turn, in UTC.
 
+    `aigc` is the label for machines, where a model told any of it.
     `are_labelled` where the chapters have not all the same teller: then each says its own.
     """
 
@@ -98,6 +99,7 @@ class Story(Struct, frozen=True, kw_only=True):
     turns: int
     are_labelled: bool
     unfinished: str
+    aigc: Mapping[str, str] | None = None
 
     @property
     def direction(self) -> str:
@@ -173,6 +175,7 @@ def story_of(about: Survey) -> Story:
         turns=len(about.branch),
         are_labelled=len(about.tellers) > 1,
         unfinished="" if session.ended else label("unfinished", language, turn=about.head.turn),
+        aigc=about.aigc.told if about.aigc else None,
     )
 
 

@@ -7,6 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from server.play.wrapping import plain
 from server.story import Chapter, Story, label, looking_back
 
@@ -33,6 +35,7 @@ class Html:
             "ai-models": ", ".join(story.models),
             "edgewise-machine": f"{story.machine} {story.version}",
             "edgewise-session": story.session_id,
+            "AIGC": msgspec.json.encode(story.aigc).decode() if story.aigc else "",
         }
         metas = "".join(f'<meta name="{name}" content="{_safe(value)}">\n' for name, value in facts.items() if value)
         return (

@@ -31,6 +31,7 @@ class Markdown:
             "session": story.session_id,
             "date": story.told_at,
             "turns": story.turns,
+            **({"AIGC": story.aigc} if story.aigc else {}),
         }
         front = "".join(f"{name}: {flow(value)}\n" for name, value in facts.items())
         return f"---\n{front}---\n\n# {_line(story.title)}\n\n> {_line(story.label)}\n"

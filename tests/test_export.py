@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from html.parser import HTMLParser
@@ -228,6 +229,7 @@ async def test_a_record_has_every_entry_byte_for_byte_under_a_first_line_that_sa
         "models": [],
         "entries": len(rows),
         "definitions": {machine.digest: dict(machine.files)},
+        "AIGC": None,
     }
 
 
@@ -353,7 +355,7 @@ async def test_what_format_1_wrote_keeps_its_bytes():
     assert [(row.body, row.hash) for row in await other.rows()] == [(row.body, row.hash) for row in rows]
     assert (await other.lines())[1:] == lines[1:]
     anew = [read_entry(row.body, row.hash) for row in await Player(other.runtime, [0], "anew").rows()]
-    assert [(entry.format, entry.last_turn) for entry in anew] == [(2, 1), (2, 2), (2, 3), (2, 4)]
+    assert [(entry.format, entry.last_turn) for entry in anew] == [(3, 1), (3, 2), (3, 3), (3, 4)]
     assert "天亮" in await other.story(Markdown())
 
 
@@ -578,7 +580,7 @@ REFUSED: Mapping[str, tuple[Change, str]] = {
     "a changed hash": (with_bytes(b'{"hash":"', b'{"hash":"0'), "line 2: the entry is not what its hash"),
     "no entry": (lambda lines: [lines[0], line_of(b'{"format":2}')], "line 2: not an entry: .*missing"),
     "a wrong type": (lambda lines: [lines[0], line_of(b'{"format":"two"}')], "line 2: the entry is not what"),
-    "a newer format": (at(1, format=3), "line 2: the entry has format 3"),
+    "a newer format": (at(1, format=4), "line 2: the entry has format 4"),
     "cut": (lambda lines: lines[:-1], "line 8: the file ends after 7 entries, and its first line says 8"),
     "only a header": (lambda lines: lines[:1], "line 1: the file ends after 0 entries"),
     "too many": (headed(entries=3), "line 5: the first line says that there are 3 entries"),
@@ -1078,7 +1080,7 @@ class Replayed:
             known = known_values(scope, opened.session.used, asked.choice.key)
             compiled = opened.machine.choose(opened.session.state, asked.event, known)[0]
         settled = settle(opened.machine, opened.session, compiled, asked.event, asked.choice, scope, rolled)
-        entry, _ = await told(runtime, opened, timed(settled, opened), asked, None)
+        entry, _ = await told(runtime, opened, timed(settled, opened), asked, None, math.inf)
         await runtime.store.append(entry, claim)
         self.entries.append(entry)
         self._hold(entry, step)

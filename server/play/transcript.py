@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import msgspec
+
+from runtime.exported import Aigc
 from server.markdown import escaped
 from server.play.passages import Passage, ending, facts, key_choices, told, told_by
 from server.play.table import Answer, Card
@@ -14,8 +17,9 @@ from server.play.words import bracketed, labelled, say
 class Transcript:
     """The file of one play. A file that is there already is replaced when the play begins."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, producer: str = "edgewise") -> None:
         self._path = path
+        self._producer = producer
         self._told_by = ""
 
     def begin(self, card: Card, answer: Answer, seed: str, language: str) -> None:
@@ -29,7 +33,9 @@ class Transcript:
             ("again", f"`edgewise play {card.name} --seed {seed} --language {language}`"),
         ]
         listed = "".join(f"- {labelled(say(what, language), text, language)}\n" for what, text in rows)
-        self._path.write_text(f"# {escaped(card.title_in(language))}\n\n{listed}", encoding="utf-8")
+        title = f"# {escaped(card.title_in(language))}\n\n{listed}"
+        self._path.write_text(title, encoding="utf-8")
+        self._append(self._label(answer))
 
     def turn(self, answer: Answer, choice: str, language: str) -> None:
         """Add a turn: the choice, what was told, what changed, and what was offered next."""
@@ -46,7 +52,15 @@ class Transcript:
         if teller == self._told_by:
             return []
         self._told_by = teller
-        return [f"*{labelled(say('told_by', language), escaped(teller), language)}*"]
+        return [*self._label(answer), f"*{labelled(say('told_by', language), escaped(teller), language)}*"]
+
+    def _label(self, answer: Answer) -> list[str]:
+        """The label for machines, where a model told the turn; it can't end its comment early."""
+        if not answer["payload"]["meta"]["ai_generated"]:
+            return []
+        aigc = Aigc(content_producer=self._producer, produce_id=answer["session"]["session_id"])
+        told = msgspec.json.encode({"AIGC": aigc.told}).replace(b"<", b"\\u003c").replace(b">", b"\\u003e")
+        return [f"<!-- {told.decode()} -->"]
 
     def _append(self, parts: Iterable[str]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
