@@ -20,6 +20,7 @@ from runtime.cutting import cut
 from runtime.facts import UNKNOWN, Facts, contradictions
 from runtime.leaks import leaked
 from runtime.outputs import TEXTS
+from runtime.quoting import clean
 from runtime.rating import united
 from runtime.terms import MARKS, find_term, free_mark, mask, may_begin_term
 
@@ -370,6 +371,8 @@ def text_breaches(path: str, text: str, prompt: Prompt, bounds: Bounds, *, parti
     """
     kind = _kind(path, prompt)
     yield from _word_breaches(path, text, bounds)
+    if kind in TEXTS and text and not clean(text).strip():
+        yield Breach(path, "schema", "is blank. Write it.")
     if partial and may_begin_term(text, bounds.forbidden_terms):
         yield Breach(path, "term", "ends in what may become a forbidden term.")
     longest = _longest(path, kind, prompt, bounds)

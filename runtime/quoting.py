@@ -156,6 +156,10 @@ def has_mark(text: str) -> bool:
     return _MARK.search(text) is not None
 
 
-def unmarked(text: str) -> str:
-    """A model's text without marks that it wrote back."""
-    return _MARK.sub("", text)
+def unmarked(value: Any) -> Any:
+    """A model's answer, or a part of it, without marks that it wrote back."""
+    if isinstance(value, str):
+        return _MARK.sub("", value)
+    if isinstance(value, dict):
+        return {name: unmarked(part) for name, part in value.items()}
+    return [unmarked(part) for part in value] if isinstance(value, list) else value

@@ -391,6 +391,7 @@ def test_equal_schemas_share_one_validator():
     [
         ({"scene": "灯" * 21}, [("scene", "length")]),
         ({"scene": ""}, [("scene", "schema")]),
+        ({"scene": " \u200b\n"}, [("scene", "schema")]),
         ({"scene": 3}, [("scene", "schema")]),
         ({"more": 1}, [("", "schema")]),
         ({"n": "x"}, [("n", "schema")]),

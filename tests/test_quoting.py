@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -10,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from offline_turns import begin, send
-from tasks import task
+from tasks import GOOD, task
 
 from runtime import loader
-from runtime.narrators import chat
+from runtime.narrators import chat, ladder
 from runtime.narrators.profile import Profile
 from runtime.prompt import Message, compile_say, parse_prompt, render, say
 from runtime.quoting import Marks, Quoted, Spoken, clean, has_mark, marked, notice, session_mark, unmarked
@@ -226,3 +227,16 @@ def test_a_turn_quotes_what_a_client_wrote_and_not_what_the_designer_did():
     words = "open the door"
     assert read(second).startswith(f"grim | {LASTING.format(words)} | {FRESH.format(words)} | ")
     assert LASTING.format('{"ticket": ["none", "open the door"]}') in read(second)
+
+
+def test_marks_that_a_model_wrote_back_are_taken_out_before_its_answer_is_judged():
+    asked = task()
+    scene = f"He says {FRESH.format('open')} to the wall."
+    draft = ladder.received(asked, json.dumps({**GOOD, "scene": scene}), "stop")
+    assert draft.parts["scene"] == "He says open to the wall."
+    assert draft.is_whole
+
+
+def test_a_sentinel_that_a_model_wrote_is_a_breach():
+    draft = ladder.received(task(), json.dumps({**GOOD, "scene": "He says \ufdd0open\ufdd2."}), "stop")
+    assert [breach.path for breach in draft.wrong] == ["scene"]

@@ -29,7 +29,7 @@ NAMED_CHARS = 200
 """How much of each, in code points."""
 CUT_OFF = "is cut off. Write less."
 AI_STATE, OPTIONS = "ai_state", "options"
-CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef]")
 _PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 
 

@@ -21,6 +21,7 @@ from runtime.narrators import Narration, answer, offline
 from runtime.narrators.answer import AI_STATE, CUT_OFF, OPTIONS, Judged, nested
 from runtime.narrators.mending import mended
 from runtime.narrators.reading import AnswerError, read
+from runtime.quoting import unmarked
 
 if TYPE_CHECKING:
     from runtime.narrators import Task
@@ -69,7 +70,8 @@ def received(task: Task, text: str, finish: str, before: Draft = EMPTY) -> Draft
         reading = read(text)
     except AnswerError as error:
         return replace(before, wrong=cut or (Breach("", "schema", f"{error}."),), rungs=(), ignored=())
-    judged = answer.joined(task, before.parts, reading.value, reading.incomplete)
+    # A model that quotes the player may write the marks of its prompt back.
+    judged = answer.joined(task, before.parts, unmarked(reading.value), reading.incomplete)
     still_raw = {path: text for path, text in before.raw.items() if path not in judged.parts}
     return Draft(
         parts=judged.parts,
