@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket
 import threading
@@ -65,15 +66,22 @@ class Dictating(Offline):
     async def narrate(self, task: Any, release: Any) -> Narration:
         self.told += 1
         release.feed('{"scene": "')
-        for sentence in self.sentences:
+        for piece in self._pieces():
             await self._gate.acquire()
-            release.feed(json.dumps(sentence, ensure_ascii=False)[1:-1])
+            release.feed(json.dumps(piece, ensure_ascii=False)[1:-1])
         await self._gate.acquire()
         if self.failure:
             raise self.failure
         release.feed('"}')
         texts = {each.key or each.kind: each.text for each in task.offer}
         return Narration(narrator="dictating", output={"scene": "".join(self.sentences)}, options=texts)
+
+    def _pieces(self) -> Iterator[str]:
+        """Each sentence with the first character of the next: only that shows where a sentence ends."""
+        scene, start = "".join(self.sentences), 0
+        for end in itertools.accumulate(map(len, self.sentences)):
+            yield scene[start : end + 1]
+            start = end + 1
 
 
 class House:
