@@ -19,7 +19,7 @@ from runtime.check_names import unfit
 from runtime.exported import Header, Line
 from runtime.formats import read_entry
 from runtime.machine import CompiledEdge, Machine, consider, known_values
-from runtime.model import FreeOptions, Variable, said_in
+from runtime.model import FreeOptions, State, Variable, said_in
 from runtime.narrators import Task, answer
 from runtime.prompt import Message
 from runtime.recompute import asked_again, before, settled_again
@@ -172,7 +172,7 @@ def of_state(machine: Machine, wanted: Wanted) -> Rendered:
     source = machine.definition.first.target if compiled.edge.source == "*" else compiled.edge.source
     visits = {**begun.visits, source: begun.visits.get(source, 0) + (source not in begun.visits)}
     session = replace(begun, state=source, visits=visits)
-    return _taken(machine, session, compiled, wanted.text)
+    return _taken(machine, session, compiled, wanted)
 
 
 def _begun(machine: Machine, wanted: Wanted) -> tuple[Task, Session]:
@@ -190,38 +190,61 @@ def _begun(machine: Machine, wanted: Wanted) -> tuple[Task, Session]:
     return brief(opened, settled, asked, route(machine, after).offer), replace(after, turn=1)
 
 
-def _taken(machine: Machine, session: Session, compiled: CompiledEdge, text: str) -> Rendered:
-    """The turn that takes an edge."""
-    edge = compiled.edge
-    asked = Asked(
-        event=edge.event, choice=_choice(machine, session, compiled), payload={}, text=text, sent_as=edge.event,
-        request={},
-    )  # fmt: skip
-    texts = {name: text for name, kind in machine.definition.event(edge.event).payload.items() if "text" in kind}
-    rolled = roll_dice(machine, session, asked.event, asked.choice.key)
-    scope = turn_scope(machine, session, asked.event, asked.choice, texts, rolled)
-    verdict = consider(compiled, known_values(scope, session.used, asked.choice.key)).verdict
-    settled = settle(machine, session, compiled, asked.event, asked.choice, scope, rolled)
+def _taken(machine: Machine, session: Session, compiled: CompiledEdge, wanted: Wanted) -> Rendered:
+    """The turn that takes an edge, by the first choice that opens it, else by the first."""
+    event, text = compiled.edge.event, wanted.text
+    texts = {name: text for name, kind in machine.definition.event(event).payload.items() if "text" in kind}
+    rolled = roll_dice(machine, session, event, compiled.edge.option or "")
+    scopes = [
+        (choice, turn_scope(machine, session, event, choice, texts, rolled))
+        for choice in _choices(machine, session, compiled, wanted.choose)
+    ]
+    opening = [
+        (choice, scope)
+        for choice, scope in scopes
+        if consider(compiled, known_values(scope, session.used, choice.key)).verdict == "open"
+    ]
+    choice, scope = (opening or scopes)[0]
+    asked = Asked(event=event, choice=choice, payload={}, text=text, sent_as=event, request={})
+    settled = settle(machine, session, compiled, event, choice, scope, rolled)
     opened = Opened(
-        machine=machine, session=session, head=None, constraints=session.constraints, elapsed_ms=session.elapsed_ms,
-        now_ms=0, next_turn=session.turn + 1,
-    )  # fmt: skip
+        machine=machine,
+        session=session,
+        head=None,
+        constraints=session.constraints,
+        elapsed_ms=session.elapsed_ms,
+        now_ms=0,
+        next_turn=session.turn + 1,
+    )
     task = brief(opened, timed(settled, opened), asked, route(machine, arrived(settled.session)).offer)
-    return _rendered(task, is_open=verdict == "open")
+    return _rendered(task, is_open=bool(opening))
 
 
-def _choice(machine: Machine, session: Session, compiled: CompiledEdge) -> Choice:
-    """The option that an edge belongs to, or a kind that its state may offer, in the session's language."""
+def _choices(machine: Machine, session: Session, compiled: CompiledEdge, wanted: str) -> list[Choice]:
+    """The option that an edge belongs to, or the kinds that its state may offer, in the session's language."""
     definition = machine.definition
     state = definition.states[session.state]
-    language = session.constraints.language
-    for option in state.authored:
-        if option.key == compiled.edge.option:
-            return Choice(key=option.key, text=said_in(option.text, language, definition.language))
-    if isinstance(state.options, FreeOptions) and compiled.edge.event == state.options.event:
-        kind, text = next(iter(state.kinds.items()))
-        return Choice(kind=kind, text=said_in(text, language, definition.language))
-    return Choice()
+
+    def said(text: Any) -> str:
+        return said_in(text, session.constraints.language, definition.language)
+
+    own = [Choice(key=each.key, text=said(each.text)) for each in state.authored if each.key == compiled.edge.option]
+    if own or compiled.edge.event != _event_of_kinds(state):
+        return own or [Choice()]
+    return [Choice(kind=kind, text=said(text)) for kind, text in state.kinds.items() if wanted in ("", kind)]
+
+
+def _event_of_kinds(state: State) -> str:
+    """The event that free options send; '' where a state has none."""
+    return state.options.event if isinstance(state.options, FreeOptions) else ""
+
+
+def _is_by(machine: Machine, compiled: CompiledEdge, choice: str) -> bool:
+    """Whether an option, or a kind of free ones, leads to an edge."""
+    if compiled.edge.option == choice:
+        return True
+    state = machine.definition.states.get(compiled.edge.source)
+    return state is not None and choice in state.kinds and compiled.edge.event == _event_of_kinds(state)
 
 
 def _edge_into(machine: Machine, wanted: Wanted) -> CompiledEdge:
@@ -234,17 +257,18 @@ def _edge_into(machine: Machine, wanted: Wanted) -> CompiledEdge:
     if wanted.edge and wanted.edge not in named:
         raise _unknown("edge", wanted.edge, named)
     options = dict.fromkeys(each.edge.option for each in edges if each.edge.option)
-    if wanted.choose and wanted.choose not in options:
-        raise _unknown("option", wanted.choose, options)
+    kinds = {kind: None for state in states.values() for kind in state.kinds}
+    if wanted.choose and wanted.choose not in options | kinds:
+        raise _unknown("option", wanted.choose, options | kinds)
     fitting = [
         each
         for each in edges
         if wanted.state in ("", each.edge.target)
         and wanted.edge in ("", each.full_name)
-        and wanted.choose in ("", each.edge.option)
+        and (not wanted.choose or _is_by(machine, each, wanted.choose))
     ]
     if not fitting:
-        raise _no_such_way(wanted, edges)
+        raise _no_such_way(machine, wanted, edges)
     return fitting[0]
 
 
@@ -255,9 +279,10 @@ def _edges(machine: Machine) -> list[CompiledEdge]:
     return [machine.initial, *own, *(each for each in found.values() if each.edge.source == "*")]
 
 
-def _no_such_way(wanted: Wanted, edges: Iterable[CompiledEdge]) -> Refused:
+def _no_such_way(machine: Machine, wanted: Wanted, edges: Iterable[CompiledEdge]) -> Refused:
     """No edge goes there so: what leads where."""
-    meant = [each for each in edges if wanted.edge == each.full_name or wanted.choose == each.edge.option != ""]
+    meant = [each for each in edges if wanted.edge == each.full_name]
+    meant = meant or [each for each in edges if wanted.choose and _is_by(machine, each, wanted.choose)]
     targets = ", ".join(dict.fromkeys(each.edge.target for each in meant))
     what = f"edge '{wanted.edge}'" if wanted.edge else f"option '{wanted.choose}'"
     if not targets:

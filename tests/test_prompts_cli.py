@@ -66,8 +66,11 @@ states:
       SAY: [{name: said, target: HALL, assign: {said: payload.text}}]
   LEDGE:
     prompt: turn
-    options: {free: 1, event: OUT, kinds: {bold: {zh: 冒险, en: Bold}}}
-    on: {OUT: OUT}
+    options: {free: 2, event: OUT, kinds: {bold: {zh: 冒险, en: Bold}, careful: {zh: 小心, en: Careful}}}
+    on:
+      OUT:
+        - {name: up, guard: option.kind == "bold", target: OUT}
+        - {name: down, guard: option.kind == "careful", target: OUT}
   OUT: {type: final, prompt: end, ending: {title: {zh: 出洞, en: Out}, good: true}}
   LOST: {type: final}
 """
@@ -247,6 +250,17 @@ def test_a_root_edge_is_taken_from_where_a_session_begins(desk: Desk):
     found = desk.facts("cave", "LOST")
 
     assert (found["edge"], found["source"], found["is_open"]) == ("*.LOST>LOST", "HALL", False)
+
+
+def test_a_free_options_edge_is_taken_by_the_first_kind_that_opens_it(desk: Desk):
+    found = desk.facts("cave", "--edge", "LEDGE.down")
+
+    assert (found["choice"], found["is_open"]) == ("小心", True)
+
+
+def test_a_kind_of_free_options_can_be_chosen(desk: Desk):
+    assert desk.facts("cave", "OUT", "--choose", "bold")["choice"] == "冒险"
+    assert desk.run("cave", "HALL", "--choose", "bold").err.split(". ")[1].strip() == "It leads to: OUT"
 
 
 def test_no_secret_is_shown_whatever_it_is(desk: Desk):
