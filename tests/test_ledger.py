@@ -6,14 +6,17 @@ import asyncio
 import json
 import textwrap
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from command import edgewise
 from conftest import Client, tiny
 from every_store import EVERY_STORE, Home, homed
 from paid import ONE, SPENT, USAGE, Paid
+from served import Web, runtime_of, serving
 
 from runtime import history
 from runtime.errors import BudgetExhausted, NarratorUnavailable, StoreUnavailable
@@ -21,11 +24,14 @@ from runtime.ledger import MICROS, Budgets, Ledger, day_of, day_told
 from runtime.migrate import move
 from runtime.narrators import Narration, Task
 from runtime.narrators.offline import Offline
+from runtime.narrators.provider import Standing
 from runtime.narrators.release import Release
 from runtime.session import DAY_MS, NO_TOTAL, Expense, Invoke, Total, sealed, summed
 from runtime.stores.memory import MemoryStore
 from runtime.turn import Runtime, play
 from runtime.verify import verify
+from server.meter import Meter
+from server.settings import Settings
 
 HALL = """
     language: zh
@@ -456,3 +462,136 @@ async def test_the_shares_of_a_days_budgets_are_shown(clock):
     assert isinstance(client.runtime.ledger, Ledger)
     assert client.runtime.ledger.shares == {"day_tokens": 0.25, "day_cost": 1.0}
     assert json.dumps(client.runtime.ledger.shares)
+
+
+# Over HTTP, and on the command line.
+
+OPERATE = Settings(play_tokens=("player",), operator_tokens=("operator",))
+
+
+@contextmanager
+def served(**budgets: Any) -> Iterator[tuple[Web, Web]]:
+    """A server at a price, for a player and an operator; one session has two turns."""
+    runtime = runtime_of(tiny(HALL), narrator=Paid(), budgets=Budgets(**budgets), clock_ms=lambda: 1_750_000_000_000)
+    with (
+        serving(runtime, OPERATE) as server, Web(server.url, Authorization="Bearer player") as player,
+        Web(server.url, Authorization="Bearer operator") as operator,
+    ):
+        player.invoke("s1", "INIT")
+        player.invoke("s1", option=1)
+        yield player, operator
+
+
+COSTS = {"prompt_tokens": 100, "completion_tokens": 20, "cached_tokens": 60, "miss_tokens": 40, "calls": 2}
+
+
+def test_an_operator_reads_what_each_turn_and_the_session_have_cost_and_a_player_does_not():
+    with served() as (player, operator):
+        turns, session = operator.turns("s1"), operator.session("s1")
+
+        assert [turn["spent"] for turn in turns] == [
+            {**COSTS, "tokens": 120, "cost": 0.0015, "provider": "deepseek", "queue_ms": 3, "first_token_ms": 40,
+             "total_ms": 200, "attempts": 1},
+        ] * 2  # fmt: skip
+        assert session["spent"] == {
+            "tokens": 240, **{name: 2 * count for name, count in COSTS.items()}, "cost": 0.003,
+        }  # fmt: skip
+        assert not any("spent" in turn for turn in player.turns("s1"))
+        assert "spent" not in player.session("s1")
+        assert session["answer"]["payload"]["meta"]["usage"]["cached_tokens"] == 60
+
+
+def test_the_ledger_has_its_days_newest_first_for_operators_only():
+    with served(day_cost_micros=5 * MICROS) as (player, operator):
+        page = operator.ask("GET", "/ledger?days=3")
+        before = operator.ask("GET", "/ledger?day=2025-06-14&days=1")
+        faults = operator.ask("GET", "/ledger?day=2025-02-30", 422)["details"]
+        refused = player.ask("GET", "/ledger", 403)
+
+    assert [day["day"] for day in page["items"]] == ["2025-06-15", "2025-06-14", "2025-06-13"]
+    first, second, _ = page["items"]
+    assert (first["turns"], first["failed"], first["calls"], first["cost"]) == (2, 0, 4, 0.003)
+    assert [(each["provider"], each["model"], each["tokens"]) for each in first["by"]] == [
+        ("deepseek", "deepseek-flash", 240)
+    ]
+    assert (second["tokens"], second["by"]) == (0, [])
+    assert page["budgets"] == {
+        "session_tokens": 0, "session_cost": 0, "day_tokens": 0, "day_cost": 5, "on_budget": "offline",
+    }  # fmt: skip
+    assert [day["turns"] for day in before["items"]] == [0]
+    assert [fault["loc"] for fault in faults] == [["query", "day"]]
+    assert refused["role_needed"] == "operator"
+
+
+def test_over_http_a_turn_over_the_days_budget_says_when_to_come_back():
+    with served(day_tokens=240, on_budget="refuse") as (player, _):
+        before = player.session("s1")
+
+        answer = player.http.post(
+            "/invoke", json={"session": {"session_id": "s1"}, "payload": {"selected_option_id": 1}}
+        )
+
+        failure = answer.json()["data"]
+        assert (answer.status_code, failure["error"], failure["retry"]) == (429, "budget_exhausted", "same")
+        left_s = (DAY_MS - 1_750_000_000_000 % DAY_MS) // 1000
+        assert (failure["retry_after_seconds"], answer.headers["retry-after"]) == (left_s, str(left_s))
+        assert failure["player_message"] == "今天的故事先讲到这里，请稍后再来。"
+        assert player.session("s1") == before
+
+
+def test_the_figures_count_tokens_costs_and_rungs():
+    with served(session_tokens=240, day_tokens=480) as (player, operator):
+        player.invoke("s1", option=1)
+
+        figures = operator.http.get("/metrics").text
+
+    assert {
+        'edgewise_tokens_total{kind="prompt"} 200.0',
+        'edgewise_tokens_total{kind="completion"} 40.0',
+        'edgewise_tokens_total{kind="cached"} 120.0',
+        "edgewise_cost_total 0.003",
+        "edgewise_failed_tellings_total 0.0",
+        'edgewise_rungs_total{rung="offline"} 1.0',
+        "edgewise_fallback_fields_total 1.0",
+        'edgewise_budget_used{budget="day_tokens"} 0.5',
+    } <= set(figures.splitlines())
+
+
+def test_a_providers_calls_are_counted_by_how_they_ended():
+    meter = Meter()
+    calls = {"ok": 2}
+    meter.standing = lambda: [Standing("deepseek", "h", "m", "text", "closed", 0.0, 0, 0, calls)]
+
+    meter.spent(Expense(day=DAY))
+    calls |= {"ok": 3, "failed": 1}
+    meter.spent(Expense(day=DAY))
+
+    figures = meter.exposition().decode()
+    assert 'edgewise_calls_total{outcome="ok",provider="deepseek"} 3.0' in figures
+    assert 'edgewise_calls_total{outcome="failed",provider="deepseek"} 1.0' in figures
+
+
+def test_the_command_shows_the_ledger_of_the_process_that_holds_it():
+    with served(day_tokens=1000) as (_, operator):
+        url = ["--url", str(operator.http.base_url), "--token", "operator"]
+        shown = edgewise("ledger", "--days", "2", *url)
+        told = edgewise("ledger", "--format", "json", *url)
+
+    assert shown.returncode == 0, shown.stderr
+    assert [line.split() for line in shown.stdout.splitlines()] == [
+        ["DAY", "TURNS", "FAILED", "CALLS", "TOKENS", "CACHED", "COST", "BY"],
+        ["2025-06-15", "2", "0", "4", "240", "120", "0.0030", "deepseek", "deepseek-flash"],
+        ["2025-06-14", "0", "0", "0", "0", "0", "0.0000"],
+        ["budget", "day_tokens:", "1,000", "(offline)"],
+    ]
+    assert len(json.loads(told.stdout)["items"]) == 7
+
+
+def test_the_command_reads_a_journal_that_nobody_holds(tmp_path: Path):
+    store = f"duckdb://{tmp_path / 'journal.duckdb'}"
+    edgewise("play", "mine_adventure", "--store", store, typed="1\n")
+
+    ran = edgewise("ledger", "--days", "1", "--store", store)
+
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[1].split()[1:] == ["0", "0", "0", "0", "0", "0.0000"]
