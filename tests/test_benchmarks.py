@@ -63,3 +63,23 @@ def test_a_soak_tells_the_same_figures_first_and_last(tmp_path):
     found = json.loads(figures.read_text(encoding="utf-8"))["soak"]
     assert set(found["first"]) == set(found["last"]) >= {"per_second", "p50_ms", "p99_ms", "memory_mb", "journal_mb"}
     assert found["turns"] > 0
+
+
+@pytest.mark.slow
+def test_the_first_sentence_beside_the_plain_answer(tmp_path):
+    figures = tmp_path / "figures.json"
+    short = ["--turns", "1", "--tokens-per-second", "2000", "--json", str(figures)]
+
+    run = subprocess.run(
+        [sys.executable, "benchmarks/narration.py", "first-sentence", *short],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    found = json.loads(figures.read_text(encoding="utf-8"))
+    assert set(found) == {"tokens_per_second", "turns", "first_s", "stream_s", "plain_s", "ratio", "ratios"}
+    assert found["turns"] == 1
+    assert found["first_s"] <= found["stream_s"]
+    assert f"first / plain = {found['ratio']:.2f}" in run.stdout
