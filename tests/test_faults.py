@@ -301,5 +301,20 @@ def test_a_stream_may_end_in_a_refusal(server: Server, llm: FakeLLM, fault: str,
     assert server.journal(session_id) == before
 
 
+@pytest.mark.parametrize(("kind", "connections"), [("llamacpp", 2), ("fake", 1)])
+def test_a_server_that_drops_connections_is_asked_over_a_new_one(
+    server: Server, llm: FakeLLM, kind: str, connections: int
+):
+    """llama.cpp closes after each stream a connection that it said it keeps: a call on it would be lost."""
+    with Web(server.url) as web:
+        begun(web, f"connected-{kind}", "en")
+        llm.will(misbehaves())
+        with told_by(server, llm.url, kind, model="any"):
+            for _ in range(2):
+                web.invoke(f"connected-{kind}", option=1)
+
+    assert (len(llm.requests), llm.connections) == (2, connections)
+
+
 def test_every_fault_has_its_row():
     assert list(ROWS) == list(FAULTS)

@@ -202,7 +202,9 @@ def test_nonsense_of_a_real_model_is_held_to_the_rules(
     assert rules_of(data) == harmless[language]
     assert_within(data["payload"], language)
     assert meta["rungs"][0] == "json_schema"
-    assert 1 <= meta["attempts"] <= 3
+    # It was asked once, and once again for what was wrong; no call was lost on a connection that it had closed.
+    assert "retry" not in meta["rungs"]
+    assert meta["attempts"] <= 2
 
 
 def test_llama_cpp_writes_to_the_schema_that_it_is_sent(llama: str) -> None:

@@ -33,6 +33,7 @@ class Profile(Struct, frozen=True, kw_only=True):
     server may know, the best first, and `safe_format` is asked for while nobody has tried;
     `response_format` settles it. `thinking` is sent to api.deepseek.com only. `sends_hint` = each
     request carries the offline narrator's answer, for a server that has no model to make one with.
+    `keeps_connections` = a connection may serve another call; not where the server drops it unsaid.
     `cached_fields` are the paths in `usage` at which cached tokens may stand. `replaces` is the
     retired model that was named in place of `model`, '' where none was.
 
@@ -58,6 +59,7 @@ class Profile(Struct, frozen=True, kw_only=True):
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     cached_fields: tuple[str, ...] = ("prompt_tokens_details.cached_tokens", "prompt_cache_hit_tokens")
     sends_hint: bool = False
+    keeps_connections: bool = True
     retired: Mapping[str, str] = {}
     replaces: str = ""
     price_table: Mapping[str, Prices] = {}
@@ -146,7 +148,14 @@ PROFILES: Final[Mapping[str, Profile]] = {
     ),
     "ollama": Profile(name="ollama", base_url="http://127.0.0.1:11434/v1", first_token_s=18.0, max_in_flight=8),
     "vllm": Profile(name="vllm", base_url="http://127.0.0.1:8000/v1", max_in_flight=64),
-    "llamacpp": Profile(name="llamacpp", base_url="http://127.0.0.1:8080/v1", first_token_s=18.0, max_in_flight=8),
+    "llamacpp": Profile(
+        name="llamacpp",
+        base_url="http://127.0.0.1:8080/v1",
+        first_token_s=18.0,
+        max_in_flight=8,
+        # It closes a connection after each stream, though it says that it keeps it: the next call on it would fail.
+        keeps_connections=False,
+    ),
     "other": Profile(name="other", base_url=""),
     "fake": Profile(name="fake", base_url="http://127.0.0.1:8088/v1", model="fake-1", sends_hint=True),
 }

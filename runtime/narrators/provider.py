@@ -382,6 +382,8 @@ def _headers(profile: Profile) -> dict[str, str]:
         "Accept-Encoding": "identity",
         "User-Agent": "edgewise",
     }
+    if not profile.keeps_connections:
+        headers["Connection"] = "close"
     return {**headers, "Authorization": f"Bearer {profile.key}"} if profile.key else headers
 
 
