@@ -18,7 +18,7 @@ from test_formats import old_journal
 from runtime.copying import OtherJournal, Unreadable, copy
 from runtime.errors import StoreUnavailable
 from runtime.progress import Done, Found, Progress, Step
-from runtime.session import Entry, sealed
+from runtime.session import Entry, Expense, sealed
 from runtime.stores import Row, Store
 from runtime.stores.duckdb import DuckDBStore
 from runtime.stores.memory import MemoryStore
@@ -162,6 +162,25 @@ async def test_what_was_played_since_is_added_by_the_next_copy(tmp_path: Path):
 
         assert (done.is_good, done.facts["added"], again.facts["added"]) == (True, 2, 0)
         assert await rows_of(target) == await rows_of(source)
+
+
+async def test_the_ledger_goes_along_once_however_often_the_copy_is_run(tmp_path: Path):
+    """What was spent since, in either of them, is not lost and not counted twice."""
+    day = Expense(day=20_000, provider="deepseek", model="m", calls=2, cost_micros=70, turns=1)
+    source = await filled(MemoryStore(), "a")
+    await source.append(entry_after(None, "b"), None, day)
+    await source.spend("gone", msgspec.structs.replace(day, day=20_001, turns=0, failed=1))
+
+    async with opened(tmp_path / "target.duckdb") as target:
+        await copied(source, target)
+        await copied(source, target)
+        assert await target.expenses(0) == await source.expenses(0)
+        await source.spend("b", day)
+        await copied(source, target)
+        assert await target.expenses(0) == await source.expenses(0)
+        await target.spend("b", day)
+        await copied(source, target)
+        assert (await target.expenses(0))[0].calls == 6
 
 
 async def test_a_target_with_another_journal_is_refused_and_left_alone():

@@ -471,6 +471,19 @@ async def test_a_backup_is_a_journal_of_its_own(file: Path, tmp_path: Path) -> N
         assert [damage async for damage in copy.audit()] == []
 
 
+async def test_a_backup_and_a_compaction_keep_the_ledger(file: Path, tmp_path: Path) -> None:
+    expense = Expense(day=1, provider="deepseek", model="m", calls=1, cost_micros=7, turns=1)
+    async with opened(file) as store:
+        await store.append(entry_after(None), None, expense)
+        await store.delete("s1")
+        _ = [step async for step in store.backup(tmp_path / "copy.duckdb")]
+        _ = [step async for step in store.compact()]
+        assert await store.expenses(0) == [expense]
+
+    async with opened(tmp_path / "copy.duckdb") as copy:
+        assert await copy.expenses(0) == [expense]
+
+
 async def test_a_backup_that_lost_its_end_is_found(file: Path, tmp_path: Path) -> None:
     """Its record is as good as the journal's."""
     target = tmp_path / "copy.duckdb"

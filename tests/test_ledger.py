@@ -474,7 +474,8 @@ def served(**budgets: Any) -> Iterator[tuple[Web, Web]]:
     """A server at a price, for a player and an operator; one session has two turns."""
     runtime = runtime_of(tiny(HALL), narrator=Paid(), budgets=Budgets(**budgets), clock_ms=lambda: 1_750_000_000_000)
     with (
-        serving(runtime, OPERATE) as server, Web(server.url, Authorization="Bearer player") as player,
+        serving(runtime, OPERATE) as server,
+        Web(server.url, Authorization="Bearer player") as player,
         Web(server.url, Authorization="Bearer operator") as operator,
     ):
         player.invoke("s1", "INIT")
