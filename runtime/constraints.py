@@ -136,13 +136,18 @@ def satisfiable(bounds: Bounds) -> str | None:
 
 # --- the language ---
 
-_HAN = re.compile(r"[\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
-_NEIGHBOURS = re.compile(r"[\u1100-\u11ff\u3040-\u30ff\u31f0-\u31ff\uac00-\ud7ff]")
+_HAN = re.compile(r"[\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+")
+_NEIGHBOURS = re.compile(r"[\u1100-\u11ff\u3040-\u30ff\u31f0-\u31ff\uac00-\ud7ff]+")
 """Kana and Hangul: they stand between the Han letters of a language that is not Chinese."""
 _LETTERS = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
 _FOREIGN = re.compile(r"[^\W\d_A-Za-z\u00aa\u00ba\u00c0-\u024f\u1e00-\u1eff]")
 """Letters that no Latin alphabet has: a word with one of them is no Latin word, whatever it looks like."""
 _FAR_EAST = "\u2e80"
+_COMPATIBLE = re.compile(
+    r"[\u00b2\u00b3\u00b9\u2070-\u209c\u2100-\u218b\u2460-\u24ff\u2776-\u2793\u3200-\u33ff\ufb00-\ufb4f"
+    r"\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\uff66-\uffdc\U0001d400-\U0001d7ff]"
+)
+"""Letters and digits in another form: full-width, circled, joined, half-width kana."""
 
 _MIN_HAN_SHARE = 0.5
 """Of Han letters, foreign words and weighed kana together: names in other letters may stand in a Chinese text."""
@@ -166,7 +171,7 @@ def speaks(text: str, language: str) -> bool:
         return True
     if text.isascii():
         return base == "en" or _speaks_chinese(text)
-    plain = unicodedata.normalize("NFKC", text)
+    plain = unicodedata.normalize("NFKC", text) if _COMPATIBLE.search(text) else text
     return _speaks_chinese(plain) if base == "zh" else _speaks_english(plain)
 
 
@@ -175,7 +180,7 @@ def _letters(runs: Iterable[str]) -> int:
 
 
 def _speaks_chinese(text: str) -> bool:
-    han, neighbours = len(_HAN.findall(text)), len(_NEIGHBOURS.findall(text))
+    han, neighbours = _letters(_HAN.findall(text)), _letters(_NEIGHBOURS.findall(text))
     words = _LETTERS.findall(_NEIGHBOURS.sub(" ", _HAN.sub(" ", text)))
     if han == 0:
         return neighbours == 0 and len(words) <= _FEW_WORDS and not any(map(_FOREIGN.search, words))

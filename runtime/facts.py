@@ -101,25 +101,32 @@ def _endings(machine: Machine, session: Session) -> Iterator[str]:
 
 def contradictions(text: str, facts: Facts) -> Iterator[str]:
     """What a text says against the facts, as sentences that a model can act on; they repeat nothing of the text."""
-    plain = _plain(text)
     for quantity in facts.quantities:
-        if not _is_right(plain, quantity, facts.changed):
+        if not _is_right(text, quantity, facts.changed):
             known = ", ".join(f"{number:g}" for number in sorted(quantity.right))
             yield f"a number beside '{quantity.names[0]}' is none of those known: {known}. Say one of them, or none."
-    if facts.is_counted and any(number not in facts.changed for number in _numbers(_DAMAGE, plain)):
+    if facts.is_counted and any(number not in facts.changed for number in _numbers_of_damage(text)):
         yield "the damage is none that the rules dealt. Leave its number out."
-    if any(_ending(title).search(plain) for title in facts.endings):
+    if any(_ending(title).search(_plain(text)) for title in facts.endings if title in text):
         yield "it names an ending that was not reached. Leave it out."
 
 
 def _is_right(text: str, quantity: Quantity, changed: frozenset[float]) -> bool:
-    if not any(name.casefold() in text.casefold() for name in quantity.names):
-        return True
-    stated, moved = _patterns(quantity.names)
+    named, stated, moved = _patterns(quantity.names)
     moves = quantity.right | changed
-    return all(number in quantity.right for number in _numbers(stated, text)) and all(
-        number in moves for number in _numbers(moved, text)
+    if not named.search(text):
+        return True
+    sentences = [_plain(sentence) for sentence in _SENTENCES.split(text) if named.search(sentence)]
+    return all(
+        all(number in quantity.right for number in _numbers(stated, sentence))
+        and all(number in moves for number in _numbers(moved, sentence))
+        for sentence in sentences
     )
+
+
+def _numbers_of_damage(text: str) -> Iterator[float]:
+    if "伤害" in text or "damage" in text.casefold():
+        yield from _numbers(_DAMAGE, _plain(text))
 
 
 def _plain(text: str) -> str:
@@ -129,6 +136,8 @@ def _plain(text: str) -> str:
 
 # --- the patterns; every number stands in a group whose name begins with n ---
 
+_SENTENCES = re.compile(r"[。！？!?；;\n]+|\.(?!\d)")
+"""Where a name and its number are parted."""
 _HAN = "[〇零一二两三四五六七八九十百]"
 _WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()  # noqa: SIM905 - read as a row
 _WORD = rf"(?:{'|'.join(_WORDS)})"
@@ -162,8 +171,8 @@ _DAMAGE = re.compile(
 
 
 @lru_cache(maxsize=256)
-def _patterns(names: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Where a text states a variable's number, and where it tells by how much it moved."""
+def _patterns(names: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
+    """Where a text names a variable, where it states its number, and where it tells by how much it moved."""
     own = "|".join(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z])" for name in names)
     name = rf"(?:{own})(?:值|点数)?"
     stated = (
@@ -181,7 +190,7 @@ def _patterns(names: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]
         rf"|\b{_LOSS_EN}\s+(?:you\s+|him\s+|her\s+)?(?P<n_lost>{_DIGITS}|{_WORD})\s+(?:points?\s+of\s+)?{name}"
         rf"|(?P<n_of>{_DIGITS}|\b{_WORD})\s+points?\s+of\s+{name}"
     )
-    return re.compile(stated, re.IGNORECASE), re.compile(moved, re.IGNORECASE)
+    return tuple(re.compile(each, re.IGNORECASE) for each in (own, stated, moved))
 
 
 @lru_cache(maxsize=512)
