@@ -285,7 +285,7 @@ def test_keeping_a_journal_works_as_the_page_says(tmp_path):
         done = shell.run(command)
 
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    assert len(commands) == 6
+    assert len(commands) == 7
     assert (tmp_path / "monday.duckdb").exists()
 
 
