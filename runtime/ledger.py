@@ -97,15 +97,9 @@ class _Sum(Struct):
 class Ledger:
     """Counts what is spent, and knows when it is enough. `observe` is told of every expense."""
 
-    def __init__(
-        self,
-        store: Store,
-        budgets: Budgets,
-        clock_ms: Callable[[], int],
-        observe: Callable[[Expense], None] = lambda _: None,
-    ) -> None:
+    def __init__(self, store: Store, budgets: Budgets, clock_ms: Callable[[], int]) -> None:
         self.budgets = budgets
-        self.observe = observe
+        self.observe: Callable[[Expense], object] = lambda _: None
         self._store = store
         self._clock_ms = clock_ms
         self._day = -1

@@ -577,6 +577,7 @@ def test_the_command_shows_the_ledger_of_the_process_that_holds_it():
         url = ["--url", str(operator.http.base_url), "--token", "operator"]
         shown = edgewise("ledger", "--days", "2", *url)
         told = edgewise("ledger", "--format", "json", *url)
+        session = edgewise("sessions", "show", "s1", *url)
 
     assert shown.returncode == 0, shown.stderr
     assert [line.split() for line in shown.stdout.splitlines()] == [
@@ -586,6 +587,7 @@ def test_the_command_shows_the_ledger_of_the_process_that_holds_it():
         ["budget", "day_tokens:", "1,000", "(offline)"],
     ]
     assert len(json.loads(told.stdout)["items"]) == 7
+    assert "spent       240 tokens, 4 calls, 0.0030" in session.stdout
 
 
 def test_the_command_reads_a_journal_that_nobody_holds(tmp_path: Path):

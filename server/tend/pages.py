@@ -89,6 +89,9 @@ def standing(shown: Mapping[str, Any]) -> list[str]:
         ("open", ", ".join(map(clean, shown["allowed_event_types"])) or "nothing"),
         ("rewinds to", ", ".join(map(str, shown["can_rewind_to"])) or "nothing"),
     ]
+    spent = shown.get("spent", {"tokens": 0, "calls": 0})
+    if spent["tokens"] or spent["calls"]:
+        rows.append(("spent", f"{spent['tokens']:,} tokens, {spent['calls']:,} calls, {spent['cost']:,.4f}"))
     return aligned(rows)
 
 
