@@ -132,10 +132,10 @@ async def test_one_that_says_nothing_in_time_fails_over(llms: Any, failure: Any)
     first.will(failure)
     second.will(says(GOOD))
 
-    async with narrator(first, second, first_token_s=0.2) as openai:
+    async with narrator(first, second, first_token_s=0.5) as openai:
         narration = await tell(openai, task())
 
-    assert asked(first, second) == [1, 1]
+    assert (narration.attempts, narration.spent.provider) == (2, "other-2")
     assert "failover" in narration.rungs
 
 
@@ -173,6 +173,30 @@ async def test_a_re_ask_that_fails_fails_over_with_what_was_wrong(llms: Any) -> 
     assert asked(first, second) == [2, 1]
     assert narration.rungs[-2:] == ("reask", "failover")
     assert "could not be used" in second.requests[0].body["messages"][-1]["content"]
+
+
+async def test_after_a_call_without_a_word_the_next_is_heard_as_it_comes(llms: Any) -> None:
+    first, second = llms(2)
+    first.will(refuses(503))
+    second.will(says(GOOD))
+    heard: list[str] = []
+
+    async with narrator(first, second) as openai:
+        await tell(openai, task(), lambda event, data: heard.append(f"{event} {data['text']}"))
+
+    assert heard == [f"field.delta {GOOD['scene']}"]
+
+
+async def test_of_a_second_answer_nothing_is_heard_before_the_whole(llms: Any) -> None:
+    """What it brings has its place in the whole, which the first one began."""
+    (llm,) = llms(1)
+    llm.will(says({**GOOD, "options": []}), says({**GOOD, "scene": "Another scene."}))
+    heard: list[str] = []
+
+    async with narrator(llm) as openai:
+        await tell(openai, task(), lambda event, data: heard.append(f"{event} {data['text']}"))
+
+    assert heard == [f"field.delta {GOOD['scene']}"]
 
 
 # The breaker.

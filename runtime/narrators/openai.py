@@ -189,6 +189,7 @@ class OpenAI:
             got = await provider.ask(body, _unheard if turn.is_answered else turn.release.feed, turn.left_s())
         except CallError as failed:
             turn.failed = failed
+            # No word of it was heard, or it would be an answer that was cut: the next call's are heard as they come.
             self._log(turn, provider, failed.why)
             return
         turn.release.hold()
