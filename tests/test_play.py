@@ -15,8 +15,10 @@ import pexpect
 import pytest
 from command import ESCAPE, command, edgewise, environment
 from served import PATIENCE_S, ROOT, Process, Server, runtime_of, serving
+from test_streaming import SENTENCES, Dictating, House, house_of
 
 from runtime import loader
+from runtime.errors import NarratorUnavailable
 from server.play import moves
 from server.scaffold import project_files
 from server.settings import Settings
@@ -513,3 +515,64 @@ def test_chinese_is_wrapped_to_the_width_by_its_own_rules(project: Path):
     assert [line for line in story if line.strip()[0] in "，。、；：？！”）"] == []
     assert [line for line in story if sum(2 if letter >= "\u2e80" else 1 for letter in line) > 40] == []
     terminal.end()
+
+
+# While a turn is told
+
+
+@pytest.fixture
+def dictated() -> Iterator[House]:
+    """A server whose narrator writes a sentence when it is let."""
+    with house_of(Dictating(*SENTENCES)) as house:
+        yield house
+
+
+def climbing(house: House) -> Terminal:
+    """A terminal on which a turn is being told, up to its first sentence."""
+    terminal = Terminal("play", "--url", house.server.url, "--language", "en", "--session", "s1")
+    terminal.wait_for("q leaves")
+    terminal.press("1")
+    terminal.wait_for("❯ Go up")
+    house.let(2)
+    terminal.wait_for("The lamp goes out.")
+    return terminal
+
+
+def test_a_sentence_is_shown_before_the_next_is_told(dictated: House):
+    terminal = climbing(dictated)
+    assert len(dictated.server.journal("s1")) == 1
+
+    dictated.let(len(SENTENCES) - 1)
+    terminal.wait_for("It is you.")
+    terminal.wait_for("q leaves")
+    terminal.press("q")
+
+    assert "goes differently" not in terminal.end()
+    assert len(dictated.server.journal("s1")) == 2
+
+
+def test_what_was_told_of_a_turn_that_failed_is_said_not_to_count(dictated: House):
+    dictated.narrator.failure = NarratorUnavailable("the storyteller is away")
+    terminal = climbing(dictated)
+
+    dictated.let_all()
+    terminal.wait_for("What was just told does not count")
+    terminal.wait_for("The storyteller has stepped away.")
+    terminal.wait_for("q leaves")
+    terminal.press("q")
+
+    terminal.end()
+    assert len(dictated.server.journal("s1")) == 1
+
+
+def test_leaving_while_a_turn_is_told_stops_no_turn(dictated: House):
+    terminal = climbing(dictated)
+
+    terminal.press(CTRL_C)
+    assert terminal.end().endswith("\n")
+    dictated.let_all()
+
+    ran = edgewise("play", "--url", dictated.server.url, "--session", "s1", "--language", "en")
+    while "Going on at turn 2." not in ran.stdout + ran.stderr:
+        ran = edgewise("play", "--url", dictated.server.url, "--session", "s1", "--language", "en")
+    assert "It is you." in ran.stdout

@@ -9,9 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from test_streaming import SENTENCES, Dictating, House, house_of
 
+from runtime.errors import NarratorUnavailable
 from server.play import passages
+from server.play.remote import Remote
 from server.play.screen import Screen
+from server.play.table import Refused
 from server.play.telling import Telling
 
 COLUMNS = 32
@@ -133,3 +137,70 @@ async def test_a_choice_that_is_only_told_back_is_not_shown():
     stand.end(decision={"text": "You choose: Go up."}, result={"text": "You climb."})
 
     assert [line for line in stand.paper.seen if line] == ["  You climb."]
+
+
+# A table at a server.
+
+
+def going_on(house: House) -> dict[str, Any]:
+    house.begin()
+    return {"session": {"session_id": "s1"}, "payload": {"selected_option_id": 1}}
+
+
+async def asked(url: str, request: dict[str, Any]) -> tuple[list[str], Any]:
+    """What is heard of a request to a server, and the answer or the refusal."""
+    heard: list[str] = []
+    table = Remote(url)
+    await table.open()
+    try:
+        return heard, await table.invoke(request, lambda event, data: heard.append(data.get("text", event)))
+    except Refused as refused:
+        return heard, refused
+    finally:
+        await table.close()
+
+
+def test_a_server_is_heard_as_the_engine_is():
+    with house_of(Dictating(*SENTENCES)) as house:
+        request = going_on(house)
+        house.let_all()
+        heard, answer = asyncio.run(asked(house.server.url, request))
+
+        assert heard[0] == "turn.accepted"
+        assert (len(heard), "".join(heard[1:])) == (1 + len(SENTENCES), "".join(SENTENCES))
+        assert answer == house.web.session("s1")["answer"]
+
+
+def test_what_a_server_refuses_or_fails_at_is_refused():
+    with house_of(Dictating(*SENTENCES)) as house:
+        request = going_on(house)
+        house.narrator.failure = NarratorUnavailable("away")
+        house.let_all()
+        heard, failed = asyncio.run(asked(house.server.url, request))
+        nothing, refused = asyncio.run(asked(house.server.url, {**request, "event": {"type": "DANCE"}}))
+
+    assert (heard[0], failed.error, failed.retry) == ("turn.accepted", "narrator_unavailable", "same")
+    assert (nothing, refused.error) == ([], "unknown_event_type")
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        ('application/json\r\n\r\n{"code":0,"message":"","data":{"old":1}}', None),
+        ('application/x-ndjson\r\n\r\n{"id":"","event":"new","data":{}}\n', "unreachable"),
+        ("application/x-ndjson\r\n\r\nwhat?\n", "no_edgewise"),
+        ("text/html\r\n\r\n<html>", "no_edgewise"),
+    ],
+)
+async def test_a_server_that_has_no_streams_answers_plain_and_a_stranger_is_named(answer: str, error: str | None):
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Type: {answer}".encode())
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        _, told = await asked(f"http://127.0.0.1:{port}", {})
+
+    assert told == {"old": 1} if error is None else told.error == error
