@@ -83,3 +83,23 @@ def test_the_first_sentence_beside_the_plain_answer(tmp_path):
     assert found["turns"] == 1
     assert found["first_s"] <= found["stream_s"]
     assert f"first / plain = {found['ratio']:.2f}" in run.stdout
+
+
+@pytest.mark.slow
+def test_the_pipelines_own_cost_rung_by_rung(tmp_path):
+    figures = tmp_path / "figures.json"
+
+    run = subprocess.run(
+        [sys.executable, "benchmarks/rungs.py", "--rounds", "1", "--json", str(figures)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    found = json.loads(figures.read_text(encoding="utf-8"))["rungs"]
+    strict, *others = found
+    assert found[strict]["ratio"] == 1
+    assert len(others) >= 10
+    assert all(figure["micros"] > 0 for figure in found.values())
+    assert [line for line in run.stdout.splitlines() if line.startswith("a whole turn, offline")]
