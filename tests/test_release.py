@@ -117,9 +117,10 @@ def test_each_output_is_heard_by_its_path_and_options_are_not():
         (EN, "The lamp goes out. Here is Dr. No himself. It comes.", "The lamp goes out."),
         (ZH, "灯灭了，四下一片黑。Something is moving about in the dark hall behind me. It.", "灯灭了，四下一片黑。"),
         (ZH, "灯灭了，四下一片黑。\u001b[2J它来了。又走了。", "灯灭了，四下一片黑。"),
+        (ZH, "灯灭了，四下一片黑。你说⟦ffffffffff⟧开门⟦/ffffffffff⟧。它来了。", "灯灭了，四下一片黑。"),
         (ZH, "四下一片黑。" * 11, "四下一片黑。" * 10),
     ],
-    ids=["term", "inserted", "astride", "astride a line", "English", "a stop inside", "language", "control", "length"],
+    ids=["term", "inserted", "astride", "a line", "English", "a stop inside", "language", "control", "mark", "length"],
 )  # fmt: skip
 @pytest.mark.parametrize("size", [1, 5, 1000])
 def test_behind_the_first_breach_nothing_more_is_heard(bounds, scene, heard, size):
@@ -165,6 +166,14 @@ def test_a_name_that_comes_twice_reads_as_its_later_text():
 
     assert before.texts["scene"] == "灯灭了，四下一片黑。"
     assert after.texts["scene"] == narration.output["scene"] == "门开了，一阵冷风。"
+
+
+def test_what_another_attempt_brings_does_not_go_on_where_one_broke_off():
+    release = Release(chinese(), heard := Heard())
+    release.feed('{"scene": "灯灭了，四下一片黑。它')
+    release.hold()
+    release.feed('{"scene": "门开了，一阵冷风。它')
+    assert heard.deltas == ["灯灭了，四下一片黑。"]
 
 
 def test_an_attempt_that_brought_nothing_holds_nothing():

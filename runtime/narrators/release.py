@@ -18,6 +18,7 @@ from runtime.cutting import sentences
 from runtime.narrators.answer import CONTROLS
 from runtime.narrators.reading import Grown, Reader
 from runtime.outputs import TEXTS
+from runtime.quoting import has_mark
 from runtime.terms import may_begin_term
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ Hear = Callable[[str, Mapping[str, Any]], None]
 ENOUGH_LETTERS = 6
 """So many letters of a text are there before its language is judged."""
 LOOK_AHEAD_CHARS = 64
-"""How far behind its sentence's end a text is looked at for closing quotes, in code points."""
+"""How far behind the longest text a sentence may go on before it is given up, in code points."""
 
 
 def unheard(event: str, data: Mapping[str, Any]) -> None:
@@ -76,23 +77,23 @@ class Release:
 
     def _release(self, path: str, *, is_closed: bool) -> None:
         text = self._texts[path]
-        end = self._tried.get(path, 0)
-        for end in _ends(text, end, is_closed=is_closed):
+        for end in _ends(text, self._tried.get(path, 0), is_closed=is_closed):
+            self._tried[path] = end
             judged = self._judged(path, text[:end], is_whole=is_closed and end == len(text))
             if judged == "passes":
                 self._tell(path, text[:end])
             elif judged == "breaks":
                 self._shut.add(path)
                 return
-        self._tried[path] = end
-        if is_closed or len(text) > end + self._task.bounds.max_chars_text + LOOK_AHEAD_CHARS:
+        unjudged = len(text) - self._tried.get(path, 0)
+        if is_closed or unjudged > self._task.bounds.max_chars_text + LOOK_AHEAD_CHARS:
             self._shut.add(path)
 
     def _judged(self, path: str, text: str, *, is_whole: bool) -> Literal["passes", "waits", "breaks"]:
         """Whether a text may be heard so far; `waits` where what comes next may yet let it pass."""
         bounds = self._task.bounds
         rules = {breach.rule for breach in text_breaches(path, text, self._task.prompt, bounds)}
-        if rules - {"language"} or CONTROLS.search(text):
+        if rules - {"language"} or CONTROLS.search(text) or has_mark(text):
             return "breaks"
         if is_whole:
             return "breaks" if rules else "passes"
