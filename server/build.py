@@ -13,7 +13,7 @@ from runtime.narrators.profile import Profile, configured, kind_of
 from runtime.stores.memory import MemoryStore
 from runtime.turn import Played, Runtime
 from server import project_file
-from server.settings import PROJECT_FILE, Settings, SettingsError, variable_of, variables_of
+from server.settings import ALIASES, PROJECT_FILE, Settings, SettingsError, variable_of, variables_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -121,13 +121,22 @@ def profile_of(settings: Settings) -> Profile | None:
 
 
 def _described(settings: Settings) -> Profile:
-    kind = settings.openai_profile or (kind_of(settings.openai_base_url) if settings.openai_base_url else "deepseek")
+    """The one provider that the settings describe. Raises ValueError."""
+    url = settings.openai_base_url
     return configured(
-        kind,
-        base_url=settings.openai_base_url or None,
+        settings.openai_profile or _kind(settings),
+        base_url=url or None,
         model=settings.openai_model or None,
         key=settings.openai_api_key,
+        # What stands in for a provider at another address may want no key.
+        needs_key=False if url and kind_of(url) == "other" else None,
     )
+
+
+def _kind(settings: Settings) -> str:
+    """The profile that nobody named: DeepSeek's under DeepSeek's own variable, else by the address."""
+    is_deepseeks = settings.sources.get("openai_base_url", "").startswith(ALIASES["openai_base_url"])
+    return "deepseek" if is_deepseeks or not settings.openai_base_url else kind_of(settings.openai_base_url)
 
 
 def default_machine(settings: Settings, names: Iterable[str]) -> str:

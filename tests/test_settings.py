@@ -172,6 +172,19 @@ def test_another_server_is_asked_as_it_is_named(read):
     assert (profile.host, profile.model, profile.thinking) == ("localhost:11434", "deepseek-chat", None)
 
 
+def test_deepseeks_own_variables_describe_deepseeks_api_wherever_it_stands(read):
+    """A gateway in front of it: the same model, and no key where it wants none."""
+    profile = profile_of(read({"DEEPSEEK_API_BASE": "http://gateway.example/v1", "EDGEWISE_NARRATOR": "openai"}))
+    assert profile is not None
+    assert (profile.name, profile.host, profile.model) == ("deepseek", "gateway.example", "deepseek-flash")
+
+
+def test_a_server_that_nobody_knows_needs_a_model(read):
+    asked = {"EDGEWISE_OPENAI_BASE_URL": "http://llm.example/v1", "EDGEWISE_NARRATOR": "openai"}
+    with pytest.raises(SettingsError, match=r"needs a model: name one that llm\.example has"):
+        profile_of(read(asked))
+
+
 def test_a_model_without_a_key_is_refused(read):
     (fault,) = faults(read, {"EDGEWISE_NARRATOR": "openai"})
     assert fault.startswith("EDGEWISE_NARRATOR = openai needs a key: set DEEPSEEK_API_KEY, or ")
