@@ -22,7 +22,7 @@ from runtime.leaks import leaked
 from runtime.outputs import TEXTS
 from runtime.quoting import clean
 from runtime.rating import united
-from runtime.terms import MARKS, find_term, free_mark, mask, may_begin_term
+from runtime.terms import MARKS, find_term, free_mark, mask
 
 if TYPE_CHECKING:
     from runtime.machine import Machine
@@ -368,18 +368,12 @@ def _twins(told: list[Mapping[str, Any]]) -> Iterator[Breach]:
         seen.add(text)
 
 
-def text_breaches(path: str, text: str, prompt: Prompt, bounds: Bounds, *, partial: bool = False) -> Iterator[Breach]:
-    """What is wrong in one text of an answer, at its path.
-
-    `partial` for a text that is still being written: what it may yet say is no breach, and an end
-    that may become a forbidden term is one.
-    """
+def text_breaches(path: str, text: str, prompt: Prompt, bounds: Bounds) -> Iterator[Breach]:
+    """What is wrong in one text of an answer, at its path; the text may be a beginning of the whole."""
     kind = _kind(path, prompt)
     yield from _word_breaches(path, text, bounds)
     if kind in TEXTS and text and not clean(text).strip():
         yield Breach(path, "schema", "is blank. Write it.")
-    if partial and may_begin_term(text, bounds.forbidden_terms):
-        yield Breach(path, "term", "ends in what may become a forbidden term.")
     longest = _longest(path, kind, prompt, bounds)
     if longest is not None and len(text) > longest:
         yield Breach(path, "length", f"longer than {longest} characters. Shorten it.")

@@ -9,6 +9,7 @@ import unicodedata
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from runtime.constraints import (
     Bounds,
@@ -22,10 +23,12 @@ from runtime.constraints import (
     satisfiable,
     speaks,
     terms_of,
+    text_breaches,
     text_paths,
     validator_for,
 )
-from runtime.loader import load
+from runtime.facts import Facts, Quantity
+from runtime.loader import digest_of, load, load_kept
 from runtime.prompt import parse_prompt
 from runtime.session import Constraints, Offer
 from runtime.terms import MARKS
@@ -299,6 +302,15 @@ def test_a_machines_own_pack_takes_the_place_of_ours_in_its_language_alone():
     assert "血腥" not in terms_of(machine(), Constraints("zh", content_rating="PG13"))
 
 
+def test_a_digest_covers_a_machines_own_packs_and_what_was_kept_has_them():
+    plain, own = machine(), machine(rating__zh__yaml="PG: [血]\n")
+    other = machine(rating__zh__yaml="PG: [骨]\n")
+
+    assert len({plain.digest, own.digest, other.digest}) == 3
+    assert plain.digest == digest_of({"machines/tiny.yaml": f"machine: tiny{MACHINE}"})
+    assert terms_of(load_kept(own.files), Constraints("zh", content_rating="PG")) == ("血",)
+
+
 def test_bounds_can_be_met_unless_every_mark_is_forbidden():
     base = {"language": "zh", "max_chars_scene": 20, "max_chars_option": 2}
 
@@ -421,6 +433,37 @@ def test_equal_schemas_share_one_validator():
 )
 def test_each_breach_is_named_by_path_and_rule(changes, expected):
     assert found(broken(**changes)) == expected
+
+
+def test_a_rated_term_a_contradiction_and_options_alike_but_for_their_marks_are_breaches():
+    rated = replace(
+        BOUNDS,
+        forbidden_terms=("骰子", "血"),
+        rated_terms=("血",),
+        content_rating="PG",
+        facts=Facts((Quantity(("生命",), frozenset({3.0})),)),
+    )
+    options = [{"key": "stairs", "text": "走上楼"}, {"key": "bold", "text": "走，上楼！"}]
+    answer = broken(scene="一滴血。", decision={"text": "生命只剩 7。"}, options=options)
+
+    told = breaches(answer, VALIDATOR, PROMPT, OFFER, rated)
+
+    assert [(breach.path, breach.rule) for breach in told] == [
+        ("decision.text", "facts"),
+        ("options.1.text", "options"),
+        ("scene", "rating"),
+    ]
+    assert "rating PG" in told[-1].message
+
+
+def test_a_beginning_of_a_text_is_judged_as_far_as_it_goes():
+    def rules(text):
+        return [breach.rule for breach in text_breaches("scene", text, PROMPT, BOUNDS)]
+
+    assert rules("灯灭了。") == []
+    assert rules("他掷骰子。") == ["term"]
+    assert rules("灯" * 21) == ["length"]
+    assert rules("The lamp goes out.") == ["language"]
 
 
 def test_all_breaches_are_found_at_once():

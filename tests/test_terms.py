@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.terms import find_term, mask
+from runtime.terms import find_term, mask, may_begin_term
 
 SYMBOLS = "* ＊ · • . ． - ‐ _ ~ ～ 〜 / | + = @ # × → ★ ■ 🔥 👍🏽 ❤️ 👨‍👩‍👧 ・ ( ) 【 】 [ ]"
 INSERTED = [*SYMBOLS.split(), " ", "\u3000", "\t", "\n", "\u0336", "\u20e0", "\u200b", "\u2060", "* "]
@@ -79,6 +79,26 @@ def test_what_a_mask_leaves_can_be_no_term_again():
 @pytest.mark.parametrize("text", ["が", "한글"])
 def test_a_letter_and_its_voiced_form_are_two_letters(text):
     assert find_term(text, ("か", "하")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("一片血", True),
+        ("一片血*", True),
+        ("一片血。", False),
+        ("一片血腥", False),
+        ("we roll the di", True),
+        ("we roll the ", False),
+        ("a studi", False),
+        ("殺", True),
+        ("Mr.", True),
+        ("", False),
+    ],
+)
+def test_a_text_cut_off_may_end_in_what_becomes_a_term(text, expected):
+    assert may_begin_term(text, ("血腥", "dice", "杀死", "Mr. Smith")) is expected
+    assert may_begin_term(text, ()) is False
 
 
 @given(st.lists(st.sampled_from(["血", "腥", "殺", "。", "…", "，", "\u0336", *INSERTED]), max_size=20))
