@@ -17,7 +17,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import msgspec
@@ -160,6 +160,7 @@ _SIMPLE = str.maketrans("門燈來說開", "门灯来说开")
 _LETTER = "a-z0-9\u00df-\u024f"
 
 
+@lru_cache(maxsize=4096)
 def folded(text: str) -> str:
     """A text as terms are compared: width, case and what has no width make no difference."""
     plain = "".join(unicodedata.normalize("NFKC", each) if _is_wide(each) else each for each in text)
@@ -170,14 +171,21 @@ def _is_wide(letter: str) -> bool:
     return unicodedata.category(letter)[0] in "LN" or "！" <= letter <= "～"
 
 
-def holds(text: str, term: str) -> bool:
-    """Whether a term stands in a text; one of Latin letters as a word of its own."""
+@lru_cache(maxsize=4096)
+def pattern(term: str) -> re.Pattern[str] | None:
+    """What finds a term in a folded text; one of Latin letters as a word of its own."""
     term = folded(term).strip()
     if not term:
-        return False
+        return None
     before = f"(?<![{_LETTER}])" if re.match(f"[{_LETTER}]", term[0]) else ""
     after = f"(?![{_LETTER}])" if re.match(f"[{_LETTER}]", term[-1]) else ""
-    return re.search(before + re.escape(term) + after, folded(text)) is not None
+    return re.compile(before + re.escape(term) + after)
+
+
+def holds(text: str, term: str) -> bool:
+    """Whether a term stands in a text."""
+    found = pattern(term)
+    return found is not None and found.search(folded(text)) is not None
 
 
 def texts(path: str, value: Any) -> Iterator[tuple[str, str]]:
