@@ -88,7 +88,7 @@ def _made(number: int, texts: list[str], bounds: Bounds, taken: set[str]) -> str
     masked = (mask(text, terms) for text in texts)
     cut = (fit(text, limit, terms)[0] for text in texts)
     legible = (text for text in (*masked, *cut) if any(map(str.isalnum, text)))
-    fitting = (text for text in (*legible, *labels(number, bounds)) if passes(text, bounds))
+    fitting = (text for text in chain(legible, labels(number, bounds)) if passes(text, bounds))
     return next((text for text in fitting if same_words(text) not in taken), free_mark(terms) or MARKS[-2])
 
 
