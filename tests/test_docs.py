@@ -10,19 +10,25 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command import command as own_command
+from command import environment
 from pages import ROOT, Block, Page, Shell, ticked
-from served import Process, runtime_of, serving, shipped
+from served import Process, Web, runtime_of, serving, shipped
 from test_check import expected_of
 from test_docs_machines import bundles
 
 from runtime import loader
 from runtime.model import said_in
+from server.fake import script
+from server.fake.faults import FAULTS
 from server.refusals import TABLE, kinds
 from server.settings import ELSEWHERE, Settings, load
 
@@ -50,7 +56,8 @@ def own(command: str) -> str:
 
 
 ALL = [own(command) for page in (README, TESTS, MACHINES) for command in commands(page)]
-PLAIN = [command for command in ALL if "edgewise serve" not in command and not command.startswith(("curl", "uv"))]
+STAYS = re.compile(r"curl|uv|.*\bedgewise serve\b|edgewise fake-llm (?!--fault list$)")
+PLAIN = [command for command in ALL if not STAYS.match(command)]
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +104,7 @@ def test_the_machines_page_prints_what_check_prints(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_serving_command_serves_this_project(tmp_path: Path) -> None:
-    assert [command for command in ALL if "serve" in command] == ["edgewise serve"] * 2
+    assert [command for command in ALL if re.match(r"edgewise serve\b", command)] == ["edgewise serve"] * 2
 
     with Process(ROOT, tmp_path / "journal.duckdb") as process:
         assert process.url.startswith("http://127.0.0.1:")
@@ -175,13 +182,58 @@ async def test_an_example_of_a_test_passes(start: Any, block: Block) -> None:
 
 
 def test_the_example_of_a_broken_file_is_told_as_it_says() -> None:
-    (block,) = TESTS.blocks("yaml")
+    (block,) = [block for block in TESTS.blocks("yaml") if block.section == "A mistake"]
     files = {"machines/x.yaml": block.text}
 
     assert [str(finding) for finding in loader.findings_of(files)] == expected_of(files)
 
 
+@pytest.mark.slow
+def test_a_server_asks_the_fake_provider_as_the_page_says(tmp_path: Path) -> None:
+    """The faulty provider and the server that asks it, as written, each on a free port."""
+    (asks,) = [command for command in commands(TESTS) if command.endswith("edgewise serve --narrator openai")]
+    (fake,) = [command for command in commands(TESTS) if command.startswith("edgewise fake-llm --fault fences")]
+    profile, narrator = re.findall(r"EDGEWISE_OPENAI_PROFILE=(\w+)|--narrator (\w+)", asks)
+    with faking(*fake.removeprefix("edgewise ").split()) as url:
+        variables = {"EDGEWISE_NARRATOR": narrator[1], "EDGEWISE_OPENAI_PROFILE": profile[0]}
+        variables["EDGEWISE_OPENAI_BASE_URL"] = url
+        with Process(ROOT, tmp_path / "j.duckdb", **variables) as process, Web(process.url) as web:
+            meta = web.invoke("s1", "INIT")["payload"]["meta"]
+
+    assert (meta["narrator"], meta["fallback"], meta["ai_generated"]) == ("openai", [], True)
+    assert "parsed" in meta["rungs"]
+
+
+@contextmanager
+def faking(*words: str) -> Iterator[str]:
+    """The fake provider as a process, on a free port; where it listens."""
+    with subprocess.Popen(
+        own_command(*words, "--port", "0"), env=environment(),
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as child:  # fmt: skip
+        try:
+            assert child.stdout is not None
+            yield child.stdout.readline().split(" listens on ")[1].split()[0]
+        finally:
+            child.kill()
+
+
+def test_the_example_of_a_script_is_one() -> None:
+    (block,) = [block for block in TESTS.blocks("yaml") if block.section == "A client, and a model that fails"]
+
+    played = script.parse("script.yaml", block.text)
+
+    assert [played.step(number).status for number in range(1, 8)] == [429, 429, 0, 0, 0, 0, 0]
+    assert (played.step(3).fault, played.step(8).status) == (("fences", "overlong"), 429)
+
+
 # --- tables and links ---
+
+
+def test_the_faults_are_those_of_the_fake_provider() -> None:
+    written = {ticked(name)[0]: about for name, about in TESTS.table("A client, and a model that fails")}
+
+    assert written == {name: fault.about for name, fault in FAULTS.items()}
 
 
 def test_the_errors_are_those_of_the_server() -> None:

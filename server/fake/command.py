@@ -20,7 +20,7 @@ PORT = 8088
     "fake-llm",
     epilog=examples(
         "`edgewise fake-llm --fault fences`",
-        "`EDGEWISE_OPENAI_BASE_URL=http://127.0.0.1:8088/v1 edgewise serve --narrator openai`",
+        "`EDGEWISE_OPENAI_PROFILE=fake edgewise serve --narrator openai`",
         "`edgewise fake-llm --chaos 0.2 --seed demo --latency 1.5 --tokens-per-second 40`",
     ),
 )

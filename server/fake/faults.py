@@ -203,7 +203,7 @@ FAULTS: Mapping[str, Fault] = {
     "drip": Fault("two bytes a second", "reply", lambda reply, _: replace(reply, drips=True)),
     "truncated": Fault("the text ends in the middle, `finish_reason` is length", "reply",
         lambda reply, _: replace(reply, content=_kept(reply, 0.6), finish="length")),
-    "fences": Fault("the JSON stands between ```json and ```", "text", lambda text, _: f"```json\n{text}\n```"),
+    "fences": Fault("the JSON stands in a code fence", "text", lambda text, _: f"```json\n{text}\n```"),
     "prose": Fault("sentences stand before and after the JSON", "text", _prose),
     "trailing_comma": Fault("a comma stands before each closing bracket", "text", _trailing_comma),
     "fullwidth": Fault("quotes, colons and commas are full-width", "text", _fullwidth),
