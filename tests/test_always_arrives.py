@@ -24,7 +24,7 @@ import msgspec
 import pytest
 from conftest import SCALE
 from faulty import WAYS, Faulty, patient
-from hypothesis import Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 from msgspec.structs import replace
@@ -370,7 +370,12 @@ def learns(machine: str) -> bool:
     return any(state.learn for state in machine_called(machine).definition.states.values())
 
 
-thorough = settings(phases=[Phase.explicit, Phase.generate, Phase.shrink], print_blob=True)
+thorough = settings(
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+    print_blob=True,
+    # The first example of a machine loads it.
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 
 @pytest.mark.slow
