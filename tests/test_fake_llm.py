@@ -143,8 +143,9 @@ def test_two_requests_get_other_sentences():
     assert all(one != other for one, other in pairwise(found))
 
 
-def test_an_answer_over_max_tokens_is_cut():
-    reply = Provider(Manner()).answer(asked(max_tokens=20)).reply
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_an_answer_over_its_tokens_is_cut(name: str):
+    reply = Provider(Manner()).answer(asked(**{name: 20})).reply
 
     assert reply.finish == "length"
     assert json.dumps(ANSWER).startswith(str(reply.content))

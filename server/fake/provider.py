@@ -180,8 +180,8 @@ def _language(asked: Asked) -> str:
 
 
 def _within(content: str, body: Mapping[str, Any]) -> tuple[str, bool]:
-    """The content within the request's `max_tokens`, and whether it is whole."""
-    limit = body.get("max_tokens")
+    """The content within the tokens that the request allows, and whether it is whole."""
+    limit = body.get("max_completion_tokens", body.get("max_tokens"))
     if not isinstance(limit, int) or roughly(content) <= limit:
         return content, True
     kept, tokens = [], 0
