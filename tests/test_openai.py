@@ -612,7 +612,7 @@ async def test_the_total_deadline_holds(llm: FakeLLM, failure: Any) -> None:
     llm.will(failure)
 
     async with narrator(llm, timeout_s=0.4) as openai, asyncio.timeout(PATIENCE_S):
-        with pytest.raises(NarratorUnavailable, match=r"no answer within 0.4 s, after 1 call"):
+        with pytest.raises(NarratorUnavailable, match=r"no answer within 0\.[34]\d* s, after 1 call"):
             await tell(openai, task(on_failure="refuse"))
 
 
