@@ -372,7 +372,8 @@ def text_breaches(path: str, text: str, prompt: Prompt, bounds: Bounds) -> Itera
     """What is wrong in one text of an answer, at its path; the text may be a beginning of the whole."""
     kind = _kind(path, prompt)
     yield from _word_breaches(path, text, bounds)
-    if kind in TEXTS and text and not clean(text).strip():
+    # The schema says so already of a needed text that is empty.
+    if kind in TEXTS and not clean(text).strip() and (text or path in prompt.fields.keys() - prompt.required):
         yield Breach(path, "schema", "is blank. Write it.")
     longest = _longest(path, kind, prompt, bounds)
     if longest is not None and len(text) > longest:

@@ -320,7 +320,8 @@ def next_step(chance: random.Random, answer: Mapping[str, Any], said: str) -> di
         return None
     texts = [each for each in inputs if each["field"] == "text"]
     if texts and (not options or chance.random() < 0.4):
-        return {"event": texts[0]["event_type"], "payload": {"text": said}}
+        # Some guards ask for a word.
+        return {"event": texts[0]["event_type"], "payload": {"text": said if any(map(str.isalnum, said)) else "OK"}}
     if options:
         return {"selected_option_id": chance.choice(options)["id"]}
     return {"event": answer["payload"]["routing"]["next_event_type"]}
