@@ -109,7 +109,7 @@ CODES: Mapping[str, str] = {
     "E515": "`words` has a name or value that isn't there.",
     "E521": "A rating pack, or a list in it, has another form than is wanted.",
     "E522": "A rating pack names what is no rating.",
-    "E523": "A term of a rating pack is empty, too long or no text.",
+    "E523": "A term of a rating pack is empty, too long, no text, or holds a full-width comma or quote.",
     "E524": "A term stands twice in a rating pack.",
     "E531": "A text is missing in a language that the machine offers.",
     "E532": "An option's text is over its limit without a `short`, or its `short` is too long.",
@@ -138,6 +138,7 @@ CODES: Mapping[str, str] = {
     "W504": "Fragments tell an output that is no text.",
     "W505": "Nothing reads a file of the prompts folder.",
     "W521": "A rating pack is in a language that the machine doesn't offer.",
+    "W522": "A term of a rating pack is one letter that stands in most texts.",
     "W532": "A text is in a language that the machine doesn't offer.",
     "W535": "Two options that may be offered together have one text.",
 }

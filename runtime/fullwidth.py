@@ -114,19 +114,23 @@ _ASCII = {
     "”": '"',
     "\u3000": "  ",
 }
-_ANY = re.compile("[：，、｛［“\u3000\u00a0]|^ *(?:- +)*[a-z_]+:[^ ]|^ *-[a-z_]+:|[{,] *[a-z_]+:[^ ]", re.MULTILINE)
+_ANY = re.compile(
+    "[：，、｛［“\u3000\u00a0]|^ *(?:- +)*[a-z_]+:[^ ]|^ *-[a-z_]+:|[{,] *[a-z_]+:[^ ]|^ *-[\u2e80-\uffff]",
+    re.MULTILINE,
+)
 _HIDDEN = "\x7f"
 
 _NO_SPACE = re.compile(r"^ *(?:- +)*([a-z_]+)(:)(?=[^ \t])", re.ASCII)
 _NO_SPACE_IN_FLOW = re.compile(r"[{,] *([a-z_]+)(:)(?=[^ \t])", re.ASCII)
 _NO_SPACE_IN_LIST = re.compile(r"^ *(-)([a-z_]+): ", re.ASCII)
+_ITEM = re.compile(r"( *)(-)(?: |(?=[\u2e80-\uffff]))")
 _BLOCK_KEY = re.compile(r"^[ \u3000]*(?:- +)*([A-Za-z]\w*) *(：)(.*)$", re.ASCII)
 _VALUE = re.compile(r" *([{\[｛［].*|[A-Za-z]\w*)? *$", re.ASCII)
 _FLOW_KEY = re.compile(r"[{,，] *[\"']?[A-Za-z]\w*[\"']? *(：)", re.ASCII)
 _FLOW_COMMA = re.compile(r"(，)(?= *[A-Za-z]\w* *(?:：|:(?:[ {\[\"']|$)))", re.ASCII)
 _LIST_COMMA = re.compile(r"(?<=[\[,、，]) *[A-Za-z]\w* *([、，])(?= *[A-Za-z]\w* *[、，,\]])", re.ASCII)
 _BRACE = re.compile(r"[:：] *(｛)(?= *[A-Za-z]\w* *[:：][^｛]*(?:｝|$))", re.ASCII)
-_BRACKET = re.compile(r"\b(?:of|inputs|options|edges|pick|forbidden_terms) *[:：] *(［)")
+_BRACKET = re.compile(r"\b(?:of|inputs|options|edges|pick|forbidden_terms|G|PG|PG13|R) *[:：] *(［)")
 _QUOTES = re.compile(
     r"\b(?:machine|language|initial|type|target|prompt|event|key|name|guard|when|from) *[:：] *(“)[^“”\"]*”"
 )
@@ -175,7 +179,17 @@ def mended(text: str) -> tuple[str, list[Mend], list[Mark]]:
 
 def _found(lines: list[str]) -> Iterator[tuple[int, int, bool]]:
     """The marks that are syntax: line, column, and whether to tell it (a closing one goes with its opening one)."""
+    indent = -1
     for number, (line, around) in enumerate(_seen(lines)):
+        item = _ITEM.match(line)
+        if item and around[item.start(2)] == " ":
+            # Beside an item, at its very indent, nothing but another item can stand.
+            if line[item.end() - 1] == "-" and item.start(2) == indent:
+                yield number, item.start(2), True
+            elif line[item.end() - 1] != "-":
+                indent = item.start(2)
+        elif line.strip() and line[: indent + 1].strip():
+            indent = -1
         if _ANY.search(line):
             yield from ((number, column, is_told) for column, is_told in _in_line(line, around))
             yield from ((number, column, True) for column in _spaces(line, around))

@@ -7,6 +7,8 @@ place, and the machine's digest covers it.
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -15,6 +17,7 @@ from typing import Any, Literal, get_args
 from msgspec import Struct
 
 from runtime.model import Path
+from runtime.shape import did_you_mean
 from runtime.terms import bare
 
 Rating = Literal["G", "PG", "PG13", "R"]
@@ -24,6 +27,14 @@ TERM_MAX_CHARS = 32
 """The longest term of a pack, in code points: as long as a session's own may be."""
 PACK_MAX_TERMS = 500
 """How many terms a pack may have in all."""
+
+COMMON = frozenset(
+    "的一是不了在人有我他她它这那们来到时大地为子中你说上下就和要也得着过好看出去里没个小很都把又还想对回手头门aiAI"
+)
+"""Letters that stand in most texts: as a term, one of them lets no telling stand."""
+_SEPARATOR = re.compile("[，、；“”「」『』]")
+_MARKS = ("P", "Z")
+"""Unicode's categories of punctuation and blanks."""
 
 PackFault = tuple[Path, str, str]
 """Where in the file, the code, and a sentence with the mend."""
@@ -61,7 +72,8 @@ def parse_pack(values: Any) -> tuple[Pack, list[PackFault]]:
 
 def _terms(rating: Any, listed: Any, first: dict[str, Path], faults: list[PackFault]) -> Iterator[str]:
     if rating not in RATINGS:
-        faults.append(((rating,), "E522", f"no rating '{rating}'. There are {', '.join(RATINGS)}"))
+        mend = did_you_mean(str(rating), RATINGS, f"There are {', '.join(RATINGS)}")
+        faults.append(((rating,), "E522", f"no rating '{rating}'{mend}"))
     if not isinstance(listed, list):
         faults.append(((rating,), "E521", f"`{rating}` wants a list of terms: `{rating}: [one, another]`"))
         return
@@ -72,6 +84,9 @@ def _terms(rating: Any, listed: Any, first: dict[str, Path], faults: list[PackFa
         elif (before := first.setdefault(bare(term).strip(), path)) != path:
             faults.append((path, "E524", f"'{term}' stands under {before[0]} already, spelled alike. Keep one"))
         else:
+            if term in COMMON:
+                message = f"'{term}' stands in most texts, and none that holds it is let through. Write a longer term"
+                faults.append((path, "W522", message))
             yield term
 
 
@@ -80,7 +95,14 @@ def _wrong(term: Any) -> str:
         return f"a term is a text: put {term!r} in quotes"
     if len(term) > TERM_MAX_CHARS:
         return f"the term has {len(term)} characters, and {TERM_MAX_CHARS} are the most. Shorten it"
-    return "" if bare(term).strip() else "the term holds nothing that could be seen. Write one, or delete it"
+    if not bare(term).strip():
+        return "the term holds nothing that could be seen. Write one, or delete it"
+    if all(unicodedata.category(letter)[0] in _MARKS for letter in term):
+        return f"'{term}' holds no letter, and is found in no text. Write a term, or delete it"
+    if found := _SEPARATOR.search(term):
+        mend = "Part terms with ',': `[one, another]`" if found[0] in "，、；" else "Delete the quote marks"
+        return f"'{found[0]}' belongs to the term here, which no text holds. {mend}"
+    return ""
 
 
 def _by_rating(found: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, tuple[str, ...]]]:
