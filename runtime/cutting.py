@@ -13,7 +13,10 @@ MARK = "…"
 _ZWJ = "\u200d"
 _VIRAMA = 9
 _CLOSING = "」』”’\"')）\\]】》"
-_SENTENCE = re.compile(rf"(?:[。！？!?…]+|\.+(?=[{_CLOSING}]*(?:\s|$)))[{_CLOSING}]*")
+_SENTENCE = re.compile(rf"(?:[。！？!?…]+|(?<!\.)\.++(?=[{_CLOSING}]*+(?:\s|$)))[{_CLOSING}]*")
+_ABBREVIATED = re.compile(r"(?<![A-Za-z])(?:Dr|Mr|Mrs|Ms|Prof|St|Rev|Capt|Lt|Sgt|Mme|vs)$")
+"""Words behind which a full stop ends no sentence."""
+_LONGEST_ABBREVIATED = 8
 _PAIRS = (("“", "”"), ("「", "」"), ("（", "）"), ("(", ")"), ("《", "》"))
 _PHRASE = re.compile(r"[，、；：,;:—]+|\s+")
 _TRAILING = "，、；：,;:—-（(「『“‘"
@@ -38,8 +41,13 @@ def cut(text: str, max_chars: int) -> str:
 
 def _sentence_ends(text: str, max_chars: int) -> Iterator[int]:
     for match in _SENTENCE.finditer(text[: max_chars + _LOOK_AHEAD]):
-        if match.end() <= max_chars and not is_inside(text, match.end()):
+        if match.end() <= max_chars and not is_inside(text, match.end()) and not _is_abbreviated(match):
             yield match.end()
+
+
+def _is_abbreviated(stop: re.Match[str]) -> bool:
+    before = stop.string[max(0, stop.start() - _LONGEST_ABBREVIATED) : stop.start()]
+    return stop.group() == "." and _ABBREVIATED.search(before) is not None
 
 
 def sentences(text: str) -> list[str]:

@@ -130,9 +130,12 @@ def _numbers_of_damage(text: str) -> Iterator[float]:
 
 
 def _plain(text: str) -> str:
-    """Full-width digits, letters and colons as narrow ones; blanks and dashes alike."""
-    return re.sub(r"[\u2212\u2013]", "-", unicodedata.normalize("NFKC", text)).strip()
+    """Full-width digits, letters and colons as narrow ones; blanks, dashes and dotless letters alike."""
+    return unicodedata.normalize("NFKC", text).translate(_ALIKE).strip()
 
+
+_ALIKE = str.maketrans({"\u2212": "-", "\u2013": "-", "\u0131": "i", "\u0130": "I"})
+"""Dashes; and the letters that `re` takes for an `i` in any case, though they are none."""
 
 # --- the patterns; every number stands in a group whose name begins with n ---
 
@@ -164,7 +167,7 @@ _LINK_EN = (
 _LOSS_ZH = "(?:失去|损失|丢掉|丢|扣除|扣|减少|减|恢复|回复|增加|增|添|少|多|掉|涨|降|升)了?"
 _LOSS_EN = r"(?:los(?:e|es|t|ing)|gain(?:s|ed)?|regain(?:s|ed)?|recover(?:s|ed)?|restor(?:e|es|ed)|costs?)"
 _DAMAGE = re.compile(
-    rf"(?P<n>{_DIGITS}|{_HAN}+)\s*点\S{{0,4}}?伤害|(?P<n_en>{_DIGITS})\s+(?:points?\s+of\s+)?damage\b"
+    rf"(?P<n>{_DIGITS}|(?<!{_HAN}){_HAN}++)\s*点\S{{0,4}}?伤害|(?P<n_en>{_DIGITS})\s+(?:points?\s+of\s+)?damage\b"
     rf"|\b(?P<n_word>{_WORD})\s+points?\s+of\s+damage\b|\bdamage\s*(?::|of)\s*(?P<n_of>{_DIGITS})",
     re.IGNORECASE,
 )
@@ -185,7 +188,7 @@ def _patterns(names: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
     )
     moved = (
         rf"{name}\s*{_LOSS_ZH}\s*(?P<n>{_DIGITS}|{_HAN}+(?=点))(?:{_UNIT}(?![点滴钟])|{_ENDS})"
-        rf"|{name}\s*[-+]\s*(?P<n_sign>{_DIGITS})|(?<!\w)[-+]\s*(?P<n_before>{_DIGITS})\s*{_UNIT}?\s*{name}"
+        rf"|{name}\s*[-+]\s*(?P<n_sign>{_DIGITS})|(?<!\w)[-+]\s*(?P<n_before>{_DIGITS})(?:\s*{_UNIT})?\s*{name}"
         rf"|{_LOSS_ZH}\s*(?P<n_han>{_HAN}+)\s*{_UNIT}\s*{name}|(?P<n_point>{_DIGITS})\s*{_UNIT}\s*{name}"
         rf"|\b{_LOSS_EN}\s+(?:you\s+|him\s+|her\s+)?(?P<n_lost>{_DIGITS}|{_WORD})\s+(?:points?\s+of\s+)?{name}"
         rf"|(?P<n_of>{_DIGITS}|\b{_WORD})\s+points?\s+of\s+{name}"

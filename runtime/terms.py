@@ -13,15 +13,19 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
 from itertools import groupby
+from string import whitespace
 
 from msgspec import Struct
 from opencc import OpenCC
 
 MARKS = ("＊", "*", "□", "·", "○", "—", "_", "-", "…", "x")
 """What covers a term, in the order tried: the first for wide letters, the second for others, the rest for need."""
+
+_MAX_LAYERS = 8
+"""How often a text is covered anew before all letters of its terms are."""
 
 _LETTER = r"a-z0-9\u00df-\u024f"
 _ACCENT = r"\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20f0\u3099\u309a"
@@ -42,7 +46,8 @@ _INSERTED = (
     r"\ufffc\ufffd\U0001f000-\U0001faff"
 )
 """What may be inserted, folded: blanks, symbols, emoji, brackets, hyphens, dots; `..` is an ellipsis and no dot."""
-_RUNS = re.compile(f"[{_INSERTED}]+(?=[{_UNBOUND}])")
+# Possessive, and begun behind a letter alone: a run of 10,000 blanks is gone over once.
+_RUNS = re.compile(f"(?<=[{_UNBOUND}])[{_INSERTED}]++(?=[{_UNBOUND}])")
 _is_unbound = re.compile(f"[{_UNBOUND}]").match
 
 
@@ -83,8 +88,7 @@ def fold(text: str) -> str:
 
 
 def _is_inserted(run: re.Match[str]) -> bool:
-    before = run.start() - 1
-    return before >= 0 and bool(_is_unbound(run.string, before)) and ".." not in run.group()
+    return ".." not in run.group()
 
 
 def _joined(run: re.Match[str]) -> str:
@@ -97,15 +101,10 @@ def bare(text: str) -> str:
     return folded if folded.isascii() else _RUNS.sub(_joined, folded)
 
 
-class _Term(Struct, frozen=True):
-    term: str
-    pattern: re.Pattern[str]
-
-
 class _Terms(Struct, frozen=True):
-    """The terms compiled. Where `screen` matches nothing, no term does: most texts end there."""
+    """The terms, as given and folded. Where `screen` matches nothing, no term does: most texts end there."""
 
-    terms: tuple[_Term, ...]
+    terms: tuple[tuple[str, str], ...]
     screen: re.Pattern[str]
     beginnings: frozenset[str]
     longest: int
@@ -117,14 +116,14 @@ _is_letter = re.compile(f"[{_LETTER}]").match
 _NEVER = r"(?!)"
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)
 def _compiled(terms: tuple[str, ...]) -> _Terms:
     folded = {term: bare(term).strip() for term in terms}
     held = "".join(folded.values())
     free = [mark for mark in MARKS if fold(mark) not in held]
     spelled = sorted({short for short in folded.values() if short})
     return _Terms(
-        terms=tuple(_Term(term, _pattern(short)) for term, short in folded.items() if short),
+        terms=tuple((term, short) for term, short in folded.items() if short),
         screen=_screen(spelled),
         beginnings=frozenset(short[:count] for short in spelled for count in range(1, len(short))),
         longest=max(map(len, spelled), default=0),
@@ -146,7 +145,9 @@ def _screen(folded: list[str]) -> re.Pattern[str]:
     return re.compile("|".join(branches) or _NEVER)
 
 
+@lru_cache(maxsize=512)
 def _pattern(folded: str) -> re.Pattern[str]:
+    """One term's pattern: made when a text holds its letters, since hardly one ever does."""
     before = f"(?<![{_LETTER}{_ACCENT}])" if _is_letter(folded[0]) else ""
     after = _LETTER + _ACCENT if _is_letter(folded[-1]) else _VOICED if _is_unbound(folded[-1]) else _ACCENT
     return re.compile(f"{before}{re.escape(folded)}(?![{after}])")
@@ -160,7 +161,7 @@ def find_term(text: str, terms: tuple[str, ...]) -> str | None:
     compiled = _compiled(terms)
     if not compiled.screen.search(seen):
         return None
-    return next((term.term for term in compiled.terms if term.pattern.search(seen)), None)
+    return next((term for term, short in compiled.terms if short in seen and _pattern(short).search(seen)), None)
 
 
 def may_begin_term(text: str, terms: tuple[str, ...]) -> bool:
@@ -182,11 +183,14 @@ def mask(text: str, terms: tuple[str, ...]) -> str:
     """The text with every forbidden term covered, mark for code point: ＊ for wide letters, * for others.
 
     A mark that a term itself holds gives way to the next of `MARKS`; where a session forbids them
-    all (`free_mark`), terms are taken out and the text grows shorter.
+    all (`free_mark`), terms are taken out and the text grows shorter. What is covered may bring letters
+    of a term together once more; where that goes on and on, all letters that terms hold are covered.
     """
-    while find_term(text, terms) is not None:
-        text = _masked(text, _compiled(terms))
-    return text
+    for _ in range(_MAX_LAYERS):
+        if find_term(text, terms) is None:
+            return text
+        text = _covered(text, _spans(text, _compiled(terms)), _compiled(terms))
+    return text if find_term(text, terms) is None else _covered(text, _held(text, _compiled(terms)), _compiled(terms))
 
 
 def free_mark(terms: tuple[str, ...]) -> str:
@@ -194,9 +198,9 @@ def free_mark(terms: tuple[str, ...]) -> str:
     return _compiled(terms).wide_mark
 
 
-def _masked(text: str, terms: _Terms) -> str:
+def _covered(text: str, spans: Iterable[tuple[int, int]], terms: _Terms) -> str:
     letters = list(text)
-    for start, end in _spans(text, terms):
+    for start, end in spans:
         for index in range(start, end):
             letters[index] = terms.mark if text[index].isascii() else terms.wide_mark
     return "".join(letters)
@@ -206,10 +210,18 @@ def _spans(text: str, terms: _Terms) -> Iterator[tuple[int, int]]:
     """Where terms stand in the text as written: from and to, in code points, with what was inserted."""
     pieces = [fold(letter) for letter in text]
     origin = [index for index, piece in enumerate(pieces) for _ in piece]
-    seen = "".join(pieces)
-    for run in reversed([run for run in _RUNS.finditer(seen) if _is_inserted(run)]):
-        seen = seen[: run.start()] + seen[run.end() :]
-        del origin[run.start() : run.end()]
-    for term in terms.terms:
-        for match in term.pattern.finditer(seen):
+    folded = "".join(pieces)
+    inserted = {at for run in _RUNS.finditer(folded) if _is_inserted(run) for at in range(*run.span())}
+    origin = [index for at, index in enumerate(origin) if at not in inserted]
+    seen = "".join(letter for at, letter in enumerate(folded) if at not in inserted)
+    for _, short in terms.terms:
+        for match in _pattern(short).finditer(seen) if short in seen else ():
             yield origin[match.start()], origin[match.end() - 1] + 1
+
+
+def _held(text: str, terms: _Terms) -> Iterator[tuple[int, int]]:
+    """Where any letter of any term stands."""
+    held = set("".join(short for _, short in terms.terms)) - set(whitespace)
+    for index, letter in enumerate(text):
+        if not held.isdisjoint(fold(letter)):
+            yield index, index + 1

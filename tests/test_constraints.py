@@ -27,6 +27,7 @@ from runtime.constraints import (
     text_paths,
     validator_for,
 )
+from runtime.cutting import sentences
 from runtime.facts import Facts, Quantity
 from runtime.loader import digest_of, load, load_kept
 from runtime.prompt import parse_prompt
@@ -513,3 +514,13 @@ def test_a_free_option_is_named_by_its_kind():
     options = answer_schema(PROMPT, (), (Offer(1, "冒险", "DECISION", kind="bold"),), BOUNDS)["properties"]["options"]
 
     assert options["items"]["properties"]["key"]["enum"] == ["bold"]
+
+
+def test_a_name_with_its_title_is_one_sentence():
+    text = "It is old Dr. Harrow's place, not Mrs. Lee's. Nobody calls. He was the last."
+    assert sentences(text) == ["It is old Dr. Harrow's place, not Mrs. Lee's.", " Nobody calls.", " He was the last."]
+    assert cut("He left. Nobody but old Dr. Harrow", 29) == "He left. Nobody but old Dr.…"
+
+
+def test_a_text_of_full_stops_is_gone_over_once():
+    assert sentences("." * 250_000 + "a") == ["." * 250_000 + "a"]

@@ -182,3 +182,29 @@ def test_every_ending_but_the_one_reached_is_none_to_tell():
     assert known().endings == ("灯灭了", "走出去")
     assert known("END").endings == ("走出去",)
     assert list(contradictions("结局：灯灭了", known("END"))) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "伤害" + "一" * 250_000,
+        "体力+3" + " " * 250_000 + "x",
+        "体力剩" + "一" * 250_000 + "x",
+        "Health is" + " now" * 60_000 + " x",
+    ],
+)
+def test_a_text_that_repeats_one_word_is_gone_over_once(text):
+    facts = Facts((Quantity(("体力", "health"), frozenset({3.0})),), is_counted=True)
+    assert list(contradictions(text, facts)) == []
+
+
+@pytest.mark.parametrize("said", ["fıve points of damage", "FİVE points of damage", "five points of damage"])
+def test_a_letter_that_only_looks_alike_is_read_alike(said):
+    (why,) = contradictions(f"It deals {said}.", Facts(is_counted=True))
+    assert why == "the damage is none that the rules dealt. Leave its number out."
+
+
+@pytest.mark.parametrize("said", ["Health is fıve.", "Health is nİne."])
+def test_a_number_word_with_another_i_is_a_number(said):
+    (why,) = contradictions(said, Facts((Quantity(("health",), frozenset({3.0})),)))
+    assert why.startswith("a number beside 'health'")

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime import terms as terms_module
 from runtime.terms import find_term, mask, may_begin_term
 
 SYMBOLS = "* ＊ · • . ． - ‐ _ ~ ～ 〜 / | + = @ # × → ★ ■ 🔥 👍🏽 ❤️ 👨‍👩‍👧 ・ ( ) 【 】 [ ]"
@@ -115,3 +116,35 @@ def test_masking_any_mixture_leaves_no_term(parts):
 @given(st.text(alphabet="血腥殺杀 *·。…🔥a", max_size=30), st.text(alphabet="血腥殺杀 *·。…🔥a", max_size=30))
 def test_a_term_stays_found_whatever_stands_around_it(before, after):
     assert find_term(f"{before}，血*腥，{after}", ("血腥",)) == "血腥"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("你好" + " " * 250_000 + "a", None),
+        ("你好" + "*" * 250_000 + "a血 腥", "血腥"),
+        ("血" + "·" * 250_000 + "腥", "血腥"),
+        ("你 " * 125_000, None),
+    ],
+)
+def test_a_text_that_repeats_one_sign_is_gone_over_once(text, found):
+    assert find_term(text, ("血腥",)) == found
+
+
+@pytest.mark.parametrize("layers", [4, 20_000])
+def test_terms_within_terms_are_covered_however_many(layers):
+    text = "血" * layers + "腥" * layers + "味"
+    assert mask(text, ("血腥",)) == "＊" * (2 * layers) + "味"
+
+
+def test_where_no_mark_is_free_terms_within_terms_are_taken_out():
+    terms = ("血腥", *"＊*□·○—_-…x")
+    assert mask("他" + "血" * 2_000 + "腥" * 2_000 + " 走了", terms) == "他 走了"
+
+
+def test_a_pattern_is_made_for_a_term_whose_letters_stand_in_a_text_alone():
+    terms = tuple(f"禁语{number}号" for number in range(200))
+    before = terms_module._pattern.cache_info().misses
+
+    assert find_term("这里说的是禁语7号。", terms) == "禁语7号"
+    assert terms_module._pattern.cache_info().misses - before == 1
