@@ -24,3 +24,13 @@ def roughly(text: str) -> int:
         wide, rare = (sum(map(len, runs.findall(text))) for runs in (_WIDE, _RARE))
     narrow = len(text) - wide - rare
     return -(-(narrow * TOKENS_OF_NARROW + wide * TOKENS_OF_WIDE + rare * TOKENS_OF_RARE) // 10)
+
+
+def shared_chars(one: str, other: str) -> int:
+    """How many code points two texts share from their beginning."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        # Only what is not yet known to be alike is compared: a long prompt isn't copied at each step.
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+    return low

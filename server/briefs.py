@@ -26,7 +26,7 @@ from runtime.recompute import asked_again, before, settled_again
 from runtime.request import Asked, Opened, nearest
 from runtime.session import Choice, Entry, Invoke, Node, Session
 from runtime.stores.heads import node_of
-from runtime.tokens import roughly
+from runtime.tokens import roughly, shared_chars
 from runtime.turn import brief, choose_edge, prompt_hash, timed
 from server.play.table import Refused
 
@@ -91,7 +91,7 @@ def shared(earlier: Rendered, later: Rendered) -> Shared:
             chars, tokens = chars + len(now.content), tokens + roughly(now.content)
             continue
         old, new = ("" if each is None else each.content for each in (was, now))
-        same = _common(old, new) if was and now and was.role == now.role else 0
+        same = shared_chars(old, new) if was and now and was.role == now.role else 0
         # Where lines were added to a message, the first of them is what differs, not the last before it.
         at = same + 1 if new[same : same + 1] == "\n" and same == len(old) else same
         return Shared(
@@ -105,15 +105,6 @@ def shared(earlier: Rendered, later: Rendered) -> Shared:
             now=_line_at(new, at),
         )
     return Shared(chars=chars, tokens=tokens, of_tokens=later.tokens)
-
-
-def _common(one: str, other: str) -> int:
-    """How many code points two texts share from their beginning."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if one[:middle] == other[:middle] else (low, middle - 1)
-    return low
 
 
 def _line_at(text: str, at: int) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from server.fake import script
 from server.fake.faults import FAULTS, FLOOD_BYTES
 from server.fake.provider import Manner, Provider
 from server.fake.sending import OK
+from server.fake.speaking import MAX_VALUES
 
 ANSWER = {
     "scene": "The lamp gutters at 3 paces, and the stairs groan.",
@@ -425,6 +427,70 @@ def test_a_request_in_chunks_is_read():
         reply = web.post("chat/completions", content=iter(parts))
 
     assert json.loads(said(reply)) == ANSWER
+
+
+def raw(head: str, body: bytes) -> tuple[int, str]:
+    """The status and the error's sentence for a request that is written by hand."""
+    with FakeLLM() as llm:
+        llm.will(misbehaves())
+        where = httpx.URL(llm.url)
+        with socket.create_connection((where.host, where.port), timeout=PATIENCE_S) as line:
+            line.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode() + body)
+            told = b"".join(iter(lambda: line.recv(65536), b""))
+    start, _, found = told.partition(b"\r\n\r\n")
+    return int(start.split()[1]), json.loads(found)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "told"),
+    [
+        ("Transfer-Encoding: chunked", b"zz\r\n", "The size of a chunk is no number of bytes."),
+        ("Transfer-Encoding: chunked", b"-5\r\n", "The size of a chunk is no number of bytes."),
+        ("Transfer-Encoding: chunked", b"7fffffff\r\n", "The body has more than 16,777,216 bytes."),
+        ("Transfer-Encoding: chunked", b"1\r\n{\r\n1000000\r\n", "The body has more than 16,777,216 bytes."),
+        (f"Content-Length: {'9' * 5000}", b"", "The length of the body is no number of bytes."),
+        ("Content-Length: 99999999", b"", "The body has more than 16,777,216 bytes."),
+    ],
+)
+def test_a_body_without_a_readable_end_is_refused_before_it_is_read(head: str, body: bytes, told: str):
+    assert raw(head, body) == (400, told)
+
+
+def form(schema: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"enum": 5},
+        {"type": "string", "maxLength": "9"},
+        {"type": "object", "properties": ["a"]},
+        {"anyOf": {"type": "string"}},
+        {"type": "object", "properties": {"a": {"type": "array", "minItems": 10**9}}},
+        {"type": "integer", "minimum": "1"},
+    ],
+)
+def test_a_schema_that_cannot_be_read_is_refused(schema: Any):
+    with client() as web:
+        reply = web.post("chat/completions", json=request(response_format=form(schema)))
+
+    assert reply.status_code == 400
+    assert reply.json()["error"]["type"] == "invalid_request_error"
+    assert "Invalid schema" in reply.json()["error"]["message"]
+
+
+def test_a_schema_that_refers_to_itself_is_answered():
+    part = {"$ref": "#/$defs/part"}
+    properties = {"title": {"type": "string"}, "left": part, "right": part, "more": {"type": "array", "items": part}}
+    schema = {"$ref": "#/$defs/part", "$defs": {"part": {"type": "object", "properties": properties}}}
+    body = {**request(response_format=form(schema)), "metadata": None}
+    with client() as web:
+        found = json.loads(said(web.post("chat/completions", json=body)))
+
+    assert found["title"]
+    assert found["left"]["left"]["title"]
+    assert 0 < json.dumps(found).count('"title"') <= MAX_VALUES
 
 
 # The command.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -16,8 +17,13 @@ from msgspec import Struct
 HEAD_END = b"\r\n\r\n"
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """The largest request that is read."""
+_LENGTH, _CHUNK = re.compile("[0-9]{1,12}"), re.compile(b"[0-9a-fA-F]{1,12}")
 _PHRASES = {each.value: each.phrase for each in HTTPStatus}
 _GONE = (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError)
+
+
+class Unreadable(Exception):
+    """A body whose end can't be found, or that is too large, with the reason: nothing after it can be read."""
 
 
 class Asked(Struct, frozen=True):
@@ -66,14 +72,20 @@ async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, b
 
 
 async def read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Asked:
-    """The next request. Raises IncompleteReadError where the client hung up, ConnectionError for an endless body."""
+    """The next request. Raises IncompleteReadError where the client hung up.
+
+    Behind a body that can't be read the connection closes: its `connection` is set to say so.
+    """
     head = (await reader.readuntil(HEAD_END)).decode("latin-1")
     first, *lines = head.strip().split("\r\n")
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     method, _, rest = first.partition(" ")
     if "100-continue" in headers.get("expect", "").lower():
         writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    body, fault = _object(await _body(reader, headers))
+    try:
+        body, fault = _object(await _body(reader, headers))
+    except Unreadable as error:
+        body, fault, headers = {}, str(error), {**headers, "connection": "close"}
     return Asked(rest.partition(" ")[0], headers, body, method, fault)
 
 
@@ -81,19 +93,30 @@ async def _body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> byt
     if "chunked" in headers.get("transfer-encoding", "").lower():
         return await _chunks(reader)
     length = headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
-        raise ConnectionError(length)
-    return await reader.readexactly(int(length))
+    if not _LENGTH.fullmatch(length):
+        raise Unreadable("the length of the body is no number of bytes")
+    return await reader.readexactly(_allowed(int(length)))
 
 
 async def _chunks(reader: asyncio.StreamReader) -> bytes:
     body = bytearray()
-    while size := int((await reader.readuntil(b"\r\n")).partition(b";")[0], 16):
+    while size := _size_in((await reader.readuntil(b"\r\n")).partition(b";")[0].strip()):
+        _allowed(len(body) + size)
         body += (await reader.readexactly(size + 2))[:-2]
-        if len(body) > MAX_BODY_BYTES:
-            raise ConnectionError(size)
     await reader.readuntil(b"\r\n")
     return bytes(body)
+
+
+def _size_in(written: bytes) -> int:
+    if not _CHUNK.fullmatch(written):
+        raise Unreadable("the size of a chunk is no number of bytes")
+    return int(written, 16)
+
+
+def _allowed(size: int) -> int:
+    if size > MAX_BODY_BYTES:
+        raise Unreadable(f"the body has more than {MAX_BODY_BYTES:,} bytes")
+    return size
 
 
 def _object(raw: bytes) -> tuple[Mapping[str, Any], str]:

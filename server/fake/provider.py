@@ -14,17 +14,17 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from runtime.tokens import roughly
+from runtime.tokens import roughly, shared_chars
 from server.fake.faults import FAULTS, STALL_S, Turn, spoiled_reply, written
 from server.fake.http import Asked
 from server.fake.reply import MODEL, Reply, pieces
 from server.fake.script import Script, Step
-from server.fake.speaking import Speaker, answer_to, language_of, texts_of
+from server.fake.speaking import Speaker, answer_to, language_of, texts_of, unfit
 
 BLOCK_TOKENS = 64
 """Source: api-docs.deepseek.com/guides/kv_cache: prefixes are kept in units of 64 tokens."""
-REMEMBERED = 256
-"""How many earlier prompts count for the prefix cache."""
+REMEMBERED, REMEMBERED_CHARS = 64, 64 * 1024
+"""How many earlier prompts count for the prefix cache, and how much of each, in code points."""
 CHAT = ("/v1/chat/completions", "/chat/completions")
 MODELS = ("/v1/models", "/models")
 
@@ -98,6 +98,8 @@ class Provider:
             return _error(400, "invalid_request_error", "A request has a `model` and `messages`.")
         if self.manner.model not in ("", model):
             return _error(404, "model_not_found", "The model does not exist.")
+        if fault := unfit(body):
+            return _error(400, "invalid_request_error", f"Invalid schema for response_format: {fault}.")
         if _format(body) == "json_object" and "json" not in "".join(texts_of(body)).casefold():
             return _error(400, "invalid_request_error", "The prompt must contain the word 'json' to use json_object.")
         return None
@@ -150,8 +152,8 @@ class Provider:
     def _usage(self, asked: Asked, content: str) -> dict[str, int]:
         """The tokens in DeepSeek's words; hits are the longest prefix shared with an earlier prompt, in blocks."""
         prompt = "\n".join(texts_of(asked.body))
-        shared = max((_shared(prompt, earlier) for earlier in self._prompts), default=0)
-        self._prompts.append(prompt)
+        shared = max((shared_chars(prompt, earlier) for earlier in self._prompts), default=0)
+        self._prompts.append(prompt[:REMEMBERED_CHARS])
         tokens, written_tokens = roughly(prompt), roughly(content)
         hits = min(tokens, roughly(prompt[:shared]) // BLOCK_TOKENS * BLOCK_TOKENS)
         return {
@@ -191,15 +193,3 @@ def _within(content: str, body: Mapping[str, Any]) -> tuple[str, bool]:
             break
         kept.append(piece)
     return "".join(kept), False
-
-
-def _shared(text: str, other: str) -> int:
-    """How many characters two texts begin with alike."""
-    low, high = 0, min(len(text), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if text[:middle] == other[:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -14,6 +14,8 @@ from runtime.narrators.sample import smallest
 from runtime.narrators.voices import voice_for
 
 MAX_DEPTH = 16
+MAX_VALUES = 500
+"""How many values an answer is made of: behind them come the smallest, so that a schema that refers to itself ends."""
 SENTENCES = 3
 """How many sentences a long text has."""
 SHORT_CHARS = 48
@@ -76,14 +78,30 @@ def answer_to(body: Mapping[str, Any], speaker: Speaker) -> Mapping[str, Any] | 
     """What to answer a request for a chat completion: an object where JSON is asked for, else prose."""
     asked = body.get("response_format")
     wanted = asked if isinstance(asked, Mapping) else {}
-    schema = wanted.get("json_schema")
-    if isinstance(schema, Mapping) and isinstance(schema.get("schema"), Mapping):
-        made = Filler(schema["schema"], speaker).made()
+    if schema := _schema_in(wanted):
+        made = Filler(schema, speaker).made()
         return made if isinstance(made, Mapping) else {"text": speaker.text()}
     for text in reversed(texts_of(body)):
         if (shape := shape_in(text)) is not None:
             return {name: _told(part, speaker) for name, part in shape.items()}
     return {"text": speaker.text()} if wanted.get("type") == "json_object" else speaker.text()
+
+
+def unfit(body: Mapping[str, Any]) -> str:
+    """Why no answer can be made for the schema that a request asks for; '' where one can, or where it has none."""
+    asked = body.get("response_format")
+    try:
+        Filler(_schema_in(asked if isinstance(asked, Mapping) else {}), Speaker("en")).made()
+    except UnfitSchema as error:
+        return str(error)
+    return ""
+
+
+def _schema_in(wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema of a response format; an empty one without."""
+    asked = wanted.get("json_schema")
+    schema = asked.get("schema") if isinstance(asked, Mapping) else None
+    return schema if isinstance(schema, Mapping) else {}
 
 
 def texts_of(body: Mapping[str, Any]) -> list[str]:
@@ -130,22 +148,68 @@ def _told(shape: Any, speaker: Speaker) -> Any:
     return speaker.text(int(limit[1]) if limit else LONG_CHARS)
 
 
+class UnfitSchema(ValueError):
+    """A schema that no answer can be made for, with the reason."""
+
+
+_FORMS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("enum", "anyOf", "oneOf", "allOf", "prefixItems", "required"), (list,)),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"), (int, float)),
+    "properties": (dict,),
+    "type": (str, list),
+}
+"""What must stand at a word of a schema that is read."""
+_SIZES = ("maxLength", "minLength", "maxItems", "minItems")
+MAX_SIZE = 10_000
+"""The most items or code points that a schema may want at least."""
+
+
+def _check(root: Mapping[str, Any]) -> None:
+    """See that a schema can be read, every part of it. Raises UnfitSchema."""
+    parts: list[Any] = [root]
+    while parts:
+        part = parts.pop()
+        if not isinstance(part, Mapping):
+            continue
+        for word in part.keys() & {*_FORMS, *_SIZES}:
+            if not _is_fit(word, part[word]):
+                raise UnfitSchema(f"'{word}' of the schema can't be {json.dumps(part[word])[:40]}")
+        for word in ("properties", "$defs", "definitions"):
+            parts += part[word].values() if isinstance(part.get(word), Mapping) else ()
+        for word in ("anyOf", "oneOf", "allOf", "prefixItems"):
+            parts += part.get(word, ())
+        parts.append(part.get("items"))
+
+
+def _is_fit(word: str, value: Any) -> bool:
+    if word in _FORMS:
+        return isinstance(value, _FORMS[word])
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return is_number and (0 <= value <= MAX_SIZE or (word.startswith("max") and value > 0))
+
+
 class Filler:
     """Fills a JSON Schema: every property, texts with sentences, all else with the smallest value."""
 
     def __init__(self, schema: Mapping[str, Any], speaker: Speaker) -> None:
         self._root, self._speaker = schema, speaker
+        self._left = MAX_VALUES
 
     def made(self) -> Any:
-        """A value for the whole schema."""
-        return self._value(self._root, MAX_DEPTH)
+        """A value for the whole schema. Raises UnfitSchema."""
+        try:
+            _check(self._root)
+            return self._value(self._root, MAX_DEPTH)
+        except (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+            raise UnfitSchema("the schema can't be read") from error
 
     def _value(self, schema: Any, depth: int, nth: int = 0) -> Any:
         """A value; the `nth` item of a list takes the `nth` member of an enum, so that keys are not repeated."""
         schema = self._resolved(schema)
+        self._left -= 1
         if schema.get("enum"):
             return schema["enum"][nth % len(schema["enum"])]
-        if not depth or any(word in schema for word in ("const", "default", "pattern", "format")):
+        if not depth or self._left < 0 or any(word in schema for word in ("const", "default", "pattern", "format")):
             return smallest(schema)
         for word in ("anyOf", "oneOf"):
             schema = self._resolved(schema[word][0]) if schema.get(word) else schema
@@ -159,7 +223,7 @@ class Filler:
 
     def _array(self, schema: Mapping[str, Any], depth: int) -> list[Any]:
         fixed = schema.get("prefixItems", [])
-        count = max(len(fixed), schema.get("minItems", 1))
+        count = max(len(fixed), min(schema.get("minItems", 1), schema.get("maxItems", MAX_SIZE)))
         parts = [fixed[index] if index < len(fixed) else schema.get("items", {}) for index in range(count)]
         return [self._value(part, depth - 1, nth) for nth, part in enumerate(parts)]
 
@@ -167,9 +231,9 @@ class Filler:
         if not isinstance(schema, Mapping):
             return {}
         path = schema.get("$ref")
-        if not isinstance(path, str) or not path.startswith("#/"):
-            return schema
-        found: Any = self._root
-        for name in path[2:].split("/"):
-            found = found.get(name) if isinstance(found, Mapping) else None
-        return found if isinstance(found, Mapping) else {}
+        if isinstance(path, str) and path.startswith("#"):
+            found: Any = self._root
+            for name in path[1:].split("/")[1:]:
+                found = found.get(name) if isinstance(found, Mapping) else None
+            return found if isinstance(found, Mapping) else {}
+        return schema
