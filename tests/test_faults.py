@@ -30,7 +30,8 @@ class Row(Struct, frozen=True, kw_only=True):
     `calls` are the calls of the turn, `rungs` those beside the response format, `fallback` the paths
     that were told offline. `is_heard`: the model's own omen was learned. `refused`: the error where
     the machine refuses to go on without the model. `is_late`: it is a matter of time. `is_billed`:
-    the provider says what it took. `warned`: whether keys that nobody asked for are told of.
+    the call reached its provider: what it took is told, or else estimated. `warned`: whether keys that
+    nobody asked for are told of.
     """
 
     calls: int = 1
@@ -61,7 +62,7 @@ def partly(*fallback: str, **more: Any) -> Row:
 
 
 STRIKE, LEAVE = "options.strike", "options.leave"
-LATE = refused(1, is_late=True)
+LATE = unheard("narrator_unavailable", 1, is_late=True)
 AGAIN = refused(3, "retry")
 PARSED = Row(rungs=("parsed",))
 CUT_OFF = ("parsed", "reask", "mended", "offline")
@@ -92,12 +93,12 @@ ROWS: Mapping[str, Row] = {
     "status_429": refused(3, "retry", retry_after=1),
     "status_500": AGAIN,
     "status_503": refused(3, "retry", retry_after=1),
-    "cut": partly("omen", STRIKE, LEAVE, rungs=CUT_OFF, is_heard=False, is_billed=False),
+    "cut": partly("omen", STRIKE, LEAVE, rungs=CUT_OFF, is_heard=False),
     "keepalive": Row(),
     "content_filter": unheard("narration_invalid", 2, "reask"),
-    "wrong_usage": Row(is_billed=False),
-    "huge": unheard("narration_invalid", 2, "reask", is_billed=False),
-    "gzip_bomb": refused(1),
+    "wrong_usage": Row(),
+    "huge": unheard("narration_invalid", 2, "reask"),
+    "gzip_bomb": unheard("narrator_unavailable", 1),
     "plain": Row(),
     "thinking": Row(),
 }

@@ -30,14 +30,17 @@ from msgspec.structs import replace
 from tasks import BOUNDS, GOOD, OFFER, PLAYER_TEXT, task, tell
 
 from runtime import loader
-from runtime.errors import NarrationInvalid, NarratorUnavailable
+from runtime.errors import NarrationInvalid, NarratorUnavailable, WorldError
 from runtime.narrators.openai import MAX_ANSWER_BYTES, OpenAI, Profile, deepseek
 from runtime.narrators.scripted import Scripted
+from runtime.prices import Prices
 from runtime.session import Invoke, Usage
 from runtime.stores.memory import MemoryStore
+from runtime.tokens import roughly
 from runtime.turn import Runtime, play
 
 KEY = "sk-this-is-the-secret-key"
+SIX = {"prompt_tokens": 6, "completion_tokens": 1}
 WHOLE_TURN = 3
 """The most calls of one turn."""
 PATIENCE_S = 30
@@ -242,19 +245,66 @@ async def test_nested_outputs_stay_nested_in_what_is_learned(llm: FakeLLM) -> No
     [
         ({"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 7}}, Usage(9, 4, 7)),
         ({"prompt_tokens": 9, "completion_tokens": 4, "prompt_cache_hit_tokens": 5}, Usage(9, 4, 5)),
-        ({"prompt_tokens": "9", "completion_tokens": -4, "prompt_tokens_details": None}, Usage()),
-        ("none", Usage()),
-        (None, Usage()),
     ],
 )
 async def test_usage_is_read_in_each_providers_words(llm: FakeLLM, usage: object, expected: Usage) -> None:
-    """Wrong or missing usage counts as 0 and fails nothing."""
     llm.will(says(GOOD, usage=usage))
 
     async with narrator(llm) as openai:
         narration = await tell(openai, task())
 
     assert narration.usage == expected
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [{"prompt_tokens": "9", "completion_tokens": -4, "prompt_tokens_details": None}, "none", None, {}],
+    ids=["insane", "no map", "null", "empty"],
+)
+async def test_usage_that_says_nothing_sane_is_estimated(llm: FakeLLM, usage: object) -> None:
+    """It is paid for all the same, and a budget would never bind."""
+    llm.will(says(GOOD, usage=usage))
+
+    async with narrator(llm, own_prices=Prices(1.0, 1.0, 1.0)) as openai:
+        narration = await tell(openai, task())
+
+    assert narration.usage == estimated(llm, json.dumps(GOOD, ensure_ascii=False))
+    assert narration.spent.cost_micros == narration.usage.prompt_tokens + narration.usage.completion_tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("failure", "written"),
+    [(hangs(), ""), (says("null"), "null"), (sends(response(200, b"<html>")), "")],
+    ids=["no word in time", "no use", "no answer"],
+)
+async def test_a_call_in_vain_that_reached_its_provider_is_estimated(llm: FakeLLM, failure: Any, written: str) -> None:
+    llm.will(failure, refuses(400))
+
+    async with narrator(llm, first_token_s=0.3, attempt_timeout_s=1.0) as openai:
+        with pytest.raises(WorldError) as refused:
+            await tell(openai, task(on_failure="refuse"))
+
+    error: Any = refused.value
+    assert error.usage == estimated(llm, written)
+    assert error.usage.prompt_tokens > 0
+
+
+@pytest.mark.parametrize("failure", [refuses(400), refuses(503), hangs_up()], ids=["refused", "busy", "no connection"])
+async def test_a_call_that_was_not_answered_costs_nothing(llm: FakeLLM, failure: Any) -> None:
+    llm.will(failure)
+
+    async with narrator(llm) as openai:
+        with pytest.raises(NarratorUnavailable) as refused:
+            await tell(openai, task(on_failure="refuse"))
+
+    error: Any = refused.value
+    assert error.usage == Usage()
+
+
+def estimated(llm: FakeLLM, written: str) -> Usage:
+    """What the first request took, where its provider told nothing."""
+    prompt = sum(roughly(message["content"]) for message in llm.requests[0].body["messages"])
+    return Usage(prompt, roughly(written))
 
 
 @pytest.mark.parametrize(
@@ -523,7 +573,7 @@ async def test_what_a_re_ask_does_not_cure_is_mended_and_not_learned_from(llm: F
 async def test_an_answer_against_the_rules_is_asked_again(llm: FakeLLM, bad: Any) -> None:
     """At once, with the same prompt and a word on what was wrong; the good answer then is taken."""
     clock = Clock()
-    llm.will(says(bad, usage={"prompt_tokens": 5}), says(GOOD, usage={"prompt_tokens": 6}))
+    llm.will(says(bad, usage={"prompt_tokens": 5, "completion_tokens": 1}), says(GOOD, usage=SIX))
 
     async with narrator(llm, clock) as openai:
         narration = await tell(openai, task())
@@ -533,7 +583,7 @@ async def test_an_answer_against_the_rules_is_asked_again(llm: FakeLLM, bad: Any
     assert narration.rungs[0] == "json_object"
     assert narration.rungs[-1] == "reask"
     assert narration.output["scene"] == GOOD["scene"]
-    assert narration.usage == Usage(prompt_tokens=11)
+    assert narration.usage == Usage(11, 2)
     assert clock.slept == []
     assert second[:-1] == first[:-1]
     assert second[-1]["content"].startswith(first[-1]["content"])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import logging
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -337,7 +340,7 @@ async def test_five_hundred_cancelled_calls_leave_every_place_free(llm: FakeLLM,
     assert all(isinstance(end, asyncio.CancelledError) for end in ended)
     assert {answer.text for answer, _ in after} == {TEXT}
     assert (standing.in_flight, standing.queued, standing.breaker) == (0, 0, "closed")
-    assert standing.calls == {"left": 500, "answered": max_in_flight}
+    assert standing.calls == {"left": max_in_flight, "answered": max_in_flight}
 
 
 # What a failure says of the provider.
@@ -399,11 +402,109 @@ async def test_a_provider_that_rests_is_not_called(llm: FakeLLM) -> None:
     assert len(llm.requests) == 1
 
 
+@pytest.mark.parametrize(("text", "completion"), [("门开了", 8), ("门" * 40, 10)], ids=["as written", "at the most"])
+async def test_what_a_cut_answer_took_is_estimated_with_its_reasoning(llm: FakeLLM, text: str, completion: int) -> None:
+    """At 0.6 tokens for each Chinese character, and never above what the call may write."""
+    thought = {"reasoning_content": "想" * 10, "reasoning": "想" * 10}
+    llm.will(streams(event(thought), words(text), ends=False))
+
+    async with provider(llm) as asked:
+        body = {**BODY, "messages": [{"role": "user", "content": "门" * 20}]}
+        answer = await asked.ask(body, lambda _: None, PATIENCE_S)
+
+    assert answer.finish == "cut"
+    assert answer.usage == Usage(12, completion)
+
+
+async def test_a_blank_before_a_stream_breaks_is_no_word(llm: FakeLLM) -> None:
+    llm.will(streams(event({"content": " "}), ends=False))
+
+    async with provider(llm, failures=1) as asked:
+        with pytest.raises(CallError, match="broke off"):
+            await ask(asked)
+        assert asked.breaker.state == "open"
+
+
+@pytest.mark.parametrize(
+    ("within_s", "usual_s", "state"), [(0.3, 30.0, "closed"), (0.3, 0.3, "open")], ids=["hurried", "all there is"]
+)
+@pytest.mark.parametrize("behaviour", [hangs(), streams(words("门"), stays=True)], ids=["silent", "slow"])
+async def test_a_call_in_a_hurry_says_nothing_against_the_provider(
+    llm: FakeLLM, behaviour: Behaviour, within_s: float, usual_s: float, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most of its time had gone by waiting; another one would have had its answer."""
+    monkeypatch.setattr(door, "LEAST_S", 0.1)
+    llm.will(behaviour)
+
+    async with provider(llm, failures=1) as asked:
+        with contextlib.suppress(CallError):
+            await asked.ask(BODY, lambda _: None, within_s, usual_s)
+        assert asked.breaker.state == state
+    assert len(llm.requests) == 1
+
+
+async def test_no_call_is_made_that_has_no_time(llm: FakeLLM) -> None:
+    async with provider(llm) as asked:
+        with pytest.raises(CallError, match="had no free place") as refused:
+            await asked.ask(BODY, lambda _: None, 0.9, 30.0)
+
+    assert not refused.value.is_made
+    assert (llm.requests, asked.standing().calls) == ([], {})
+
+
+async def test_who_waits_for_a_place_is_not_sent_to_a_provider_that_failed_meanwhile(llm: FakeLLM) -> None:
+    all_wait = threading.Event()
+
+    async def fails(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        await asyncio.to_thread(all_wait.wait, PATIENCE_S)
+        await refuses(503)(asked, writer)
+
+    llm.will(fails)
+    async with provider(llm, max_in_flight=1, failures=1) as asked:
+        calls = [asyncio.create_task(ask(asked)) for _ in range(4)]
+        assert await asyncio.to_thread(llm.wait_for_requests, 1)
+        all_wait.set()
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert [getattr(end, "is_made", None) for end in ended] == [True, False, False, False]
+    assert len(llm.requests) == 1
+    assert asked.standing().calls == {"busy": 1}
+
+
+async def test_an_outage_leaves_its_trace_in_the_log(llm: FakeLLM, caplog: pytest.LogCaptureFixture) -> None:
+    """When it begins, with why and for how long, and when it is over; not in between."""
+    now_s = [0.0]
+    llm.will(refuses(503), says(TEXT))
+    asked = Provider(Profile(base_url=llm.url, model="asked-1", failures=1), steady=lambda: now_s[0])
+
+    with caplog.at_level(logging.INFO, "runtime"):
+        for _ in range(2):
+            with pytest.raises(CallError):
+                await ask(asked)
+        now_s[0] = 15.0
+        await ask(asked)
+        await ask(asked)
+    await asked.close()
+
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", f"provider other is left alone for 15 s: the model at {asked.profile.host} answered 503"),
+        ("INFO", f"provider other is asked again: the model at {asked.profile.host} answers"),
+    ]
+
+
+def test_calls_that_are_refused_a_format_together_go_on_by_one() -> None:
+    asked = Provider(PROFILES["vllm"], name="local")
+    asked.format = "json_schema"
+
+    assert all(asked.refuse_format("json_schema") for _ in range(4))
+    assert asked.format == "json_object"
+
+
 def test_a_refused_format_gives_way_to_the_next_until_there_is_none() -> None:
     asked = Provider(PROFILES["vllm"], name="local")
     asked.format = "json_schema"
 
-    steps = [(asked.refuse_format(), asked.format) for _ in range(3)]
+    steps = [(asked.refuse_format(asked.format), asked.format) for _ in range(3)]
 
     assert steps == [(True, "json_object"), (True, "text"), (False, "text")]
 
@@ -411,7 +512,7 @@ def test_a_refused_format_gives_way_to_the_next_until_there_is_none() -> None:
 def test_a_format_that_was_settled_stays() -> None:
     asked = Provider(Profile(base_url="http://llm.example", model="any", response_format="json_schema"))
 
-    assert not asked.refuse_format()
+    assert not asked.refuse_format("json_schema")
     assert asked.format == "json_schema"
 
 

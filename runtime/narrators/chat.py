@@ -16,6 +16,7 @@ from runtime.narrators import answer
 from runtime.narrators.offline import Offline
 from runtime.narrators.profile import DEEPSEEK
 from runtime.session import Usage
+from runtime.tokens import roughly
 
 if TYPE_CHECKING:
     from runtime.narrators import Task
@@ -143,6 +144,23 @@ def usage_of(usage: Any, profile: Profile) -> Usage:
     asked = _count(known, "prompt_tokens")
     cached = next((count for path in profile.cached_fields if (count := _at(known, path))), 0)
     return Usage(asked, _count(known, "completion_tokens"), min(cached, asked))
+
+
+def billed(told: Usage, body: Mapping[str, Any], written: str) -> Usage:
+    """The tokens of a call that reached its provider: as it told them, else an estimate.
+
+    Usage comes last, and never where an answer is cut: that call is paid for all the same. A count of
+    0 is none, for what was asked and for what was `written` by the model, at most what it was allowed.
+    """
+    asked = told.prompt_tokens or sum(roughly(message["content"]) for message in body.get("messages", ()))
+    answered = roughly(written)
+    most = most_tokens(body) or answered
+    return Usage(asked, told.completion_tokens or min(answered, most), told.cached_tokens)
+
+
+def most_tokens(body: Mapping[str, Any]) -> int:
+    """How many tokens a request allows its answer; 0 where it says nothing."""
+    return int(body.get("max_tokens") or body.get("max_completion_tokens") or 0)
 
 
 def _at(usage: Mapping[str, Any], path: str) -> int:

@@ -8,7 +8,7 @@ refuses that.
 | what a call came to | the next call |
 |---|---|
 | an answer that is not whole | asks once for what is missing or wrong, saying why |
-| a stream that broke off | the same: what came is kept |
+| an answer cut by its provider or by our time limit | the same, of another provider where there is one |
 | a status that may pass | the same again, after a wait; after the second, another provider |
 | no word in time, no connection | another provider; the same one, after a wait, where there is no other |
 | 401, 402, 404 | another provider; this one is left alone |
@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from runtime.errors import NarrationInvalid, NarratorUnavailable, Overloaded, WorldError
 from runtime.narrators import answer, chat, ladder, probing
 from runtime.narrators.profile import Profile, deepseek
-from runtime.narrators.provider import MAX_ANSWER_BYTES, Answer, CallError, Provider, Standing
+from runtime.narrators.provider import MAX_ANSWER_BYTES, Answer, CallError, Provider, Standing, least_of
 from runtime.prices import cost_micros
 from runtime.session import Spent, Usage
 
@@ -60,7 +60,8 @@ class _Turn:
     """One turn's calls so far: what they brought, what they cost, and how the last one failed."""
 
     def __init__(self, task: Task, release: Release, began: float, budget_s: float) -> None:
-        self.task, self.release, self.began, self.ends_at = task, release, began, began + budget_s
+        self.task, self.release, self.began = task, release, began
+        self.budget_s, self.ends_at = budget_s, began + budget_s
         self.draft = ladder.EMPTY
         self.made = self.cost = self.queue_ms = self.first_token_ms = 0
         self.usage = Usage()
@@ -69,7 +70,8 @@ class _Turn:
         self.asked: list[Provider] = []
         self.told_by: Provider | None = None
         self.model: str | None = None
-        self.is_answered = self.is_reasked = False
+        self.form = ""
+        self.is_answered = self.is_reasked = self.is_cut = False
         self.why = ""
 
     def climb(self, *rungs: str) -> None:
@@ -80,20 +82,32 @@ class _Turn:
         """The seconds of its budget that are left."""
         return self.ends_at - time.monotonic()
 
+    def has_time(self) -> bool:
+        """Whether enough is left for another call."""
+        return self.left_s() > least_of(self.budget_s)
+
     def take(self, provider: Provider, got: Answer) -> None:
         """Take an answer: what stands of it, and what it cost."""
+        before = self.draft.parts
         self.draft = ladder.received(self.task, got.text, got.finish, self.draft)
         self.climb(*self.draft.rungs)
-        self.cost += cost_micros(provider.profile.prices, got.usage)
-        self.usage = Usage(
-            self.usage.prompt_tokens + got.usage.prompt_tokens,
-            self.usage.completion_tokens + got.usage.completion_tokens,
-            self.usage.cached_tokens + got.usage.cached_tokens,
-        )
+        self.bill(provider, got.usage)
         if not self.is_answered:
             self.first_token_ms = got.first_token_ms
         self.queue_ms += got.queue_ms
-        self.is_answered, self.told_by, self.model, self.failed = True, provider, got.model, None
+        if not before or self.draft.parts != before:
+            # Who added nothing to what stands has told nothing of it.
+            self.told_by, self.model = provider, got.model
+        self.is_answered, self.is_cut, self.failed = True, got.finish == "cut", None
+
+    def bill(self, provider: Provider, used: Usage) -> None:
+        """Count what a call took, be it that it brought nothing."""
+        self.cost += cost_micros(provider.profile.prices, used)
+        self.usage = Usage(
+            self.usage.prompt_tokens + used.prompt_tokens,
+            self.usage.completion_tokens + used.completion_tokens,
+            self.usage.cached_tokens + used.cached_tokens,
+        )
 
     def spent(self) -> Spent:
         """What it took so far."""
@@ -179,19 +193,26 @@ class OpenAI:
 
     async def _call(self, turn: _Turn, provider: Provider) -> None:
         """Make one call, and take what it brings."""
-        turn.climb(provider.format)
+        form = turn.form = provider.format
         turn.made += 1
         turn.asked.append(provider)
         schema = ladder.still_asked(turn.task, turn.draft)
-        body = chat.request_body(provider.profile, turn.task, schema, answer.told_of(turn.draft.wrong), provider.format)
+        body = chat.request_body(provider.profile, turn.task, schema, answer.told_of(turn.draft.wrong), form)
         try:
             # Only a first answer is heard as it comes: what a later one brings has its place in the whole.
-            got = await provider.ask(body, _unheard if turn.is_answered else turn.release.feed, turn.left_s())
+            hear = _unheard if turn.is_answered else turn.release.feed
+            got = await provider.ask(body, hear, turn.left_s(), turn.budget_s)
         except CallError as failed:
             turn.failed = failed
+            if failed.is_made:
+                turn.climb(form)
+                turn.bill(provider, failed.usage)
+            else:
+                turn.made -= 1
             # No word of it was heard, or it would be an answer that was cut: the next call's are heard as they come.
             self._log(turn, provider, failed.why)
             return
+        turn.climb(form)
         turn.release.hold()
         turn.take(provider, got)
         if not turn.draft.is_whole:
@@ -200,7 +221,7 @@ class OpenAI:
 
     async def _next(self, turn: _Turn, provider: Provider) -> Provider | None:
         """Whom to ask now, None where the turn is to be concluded; it has been waited for then."""
-        if turn.draft.is_whole or turn.made >= MAX_CALLS or turn.left_s() <= 0:
+        if turn.draft.is_whole or turn.made >= MAX_CALLS or not turn.has_time():
             return None
         if turn.failed is None:
             return self._reasked(turn, provider)
@@ -212,14 +233,16 @@ class OpenAI:
         if turn.is_reasked:
             return None
         turn.is_reasked = True
-        asked = self._free((provider, *self.providers))
+        others = [each for each in self.providers if each is not provider]
+        # One that was cut, for being slow or broken, would be so again.
+        asked = self._free((*others, provider) if turn.is_cut else (provider, *others))
         if asked is not None:
-            turn.climb("reask")
+            turn.climb("reask", *(["failover"] if asked is not provider else []))
         return asked
 
     async def _reformatted(self, turn: _Turn, provider: Provider) -> Provider | None:
         """The same provider with its next format, which is remembered; else another one."""
-        if not provider.refuse_format():
+        if not provider.refuse_format(turn.form):
             return self._other(turn)
         _LOG.warning(
             "the model at %s can't answer in that format: asking for %s", provider.profile.host, provider.format
@@ -230,7 +253,8 @@ class OpenAI:
 
     async def _retried(self, turn: _Turn, provider: Provider, failed: CallError) -> Provider | None:
         wait_s = self._wait_s(turn, failed)
-        may_retry = failed.may_pass and wait_s < turn.left_s() and self._free((provider,)) is not None
+        has_time = wait_s < turn.left_s() - least_of(turn.budget_s)
+        may_retry = failed.may_pass and has_time and self._free((provider,)) is not None
         is_better_off = (
             failed.outcome in ("late", "unreachable")
             or turn.asked.count(provider) > 1
@@ -284,7 +308,7 @@ class OpenAI:
             message = f"every provider rests after failures, for {math.ceil(rest_s)} s more"
             return NarratorUnavailable(message, "Send the same again then.", **facts, **_after(rest_s))
         host = turn.asked[-1].profile.host
-        message = f"the model at {host} {turn.failed.why}, after {_calls(turn.made)}"
+        message = f"the model at {host} {turn.failed.why}{_after_calls(turn)}"
         return NarratorUnavailable(message, turn.failed.mend, **facts, **_after(turn.failed.wait_s or rest_s))
 
     def _log(self, turn: _Turn, provider: Provider, why: str) -> None:
@@ -294,7 +318,7 @@ class OpenAI:
 def _invalid(turn: _Turn, error: NarrationInvalid) -> NarrationInvalid:
     """The same, with whom was asked and how often."""
     last = turn.failed.why if turn.failed else turn.why
-    message = f"the model at {turn.asked[-1].profile.host} {last}, after {_calls(turn.made)}"
+    message = f"the model at {turn.asked[-1].profile.host} {last}{_after_calls(turn)}"
     hint = turn.failed.mend if turn.failed else error.hint
     return NarrationInvalid(message, hint, rungs=tuple(turn.rungs), attempts=turn.made)
 
@@ -314,8 +338,11 @@ def _after(seconds: float) -> dict[str, int]:
     return {"retry_after_seconds": math.ceil(seconds)} if seconds else {}
 
 
-def _calls(made: int) -> str:
-    return "1 call" if made == 1 else f"{made} calls"
+def _after_calls(turn: _Turn) -> str:
+    """How many calls were made, as a sentence ends; nothing where none was."""
+    if not turn.made:
+        return ""
+    return f", after {turn.made} call{'s' if turn.made > 1 else ''}"
 
 
 def _names(profiles: tuple[Profile, ...]) -> list[str]:

@@ -1,8 +1,8 @@
 """One provider of a language model, over HTTP: its connections, its places, and one call at a time.
 
 The only door to httpx and the transport under it. A call narrows step by step, in this order:
-`ask` (the breaker, and what is counted) → `_placed` (a free place, or the queue) → `_called`
-(the deadlines) → `_read` (every byte counted).
+`ask` (whether it rests) → `_placed` (a free place, or the queue) → `_counted` (the breaker, and what
+is counted) → `_called` (what came of it, and its tokens) → `_read` (the deadlines).
 
 No key, prompt or player's text is ever logged or put into an error.
 """
@@ -29,12 +29,12 @@ from msgspec import Struct
 from runtime.narrators import chat
 from runtime.narrators.breaker import LONG_REST_S, Breaker, State
 from runtime.narrators.streamed import Streamed
+from runtime.session import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from runtime.narrators.profile import Profile, ResponseFormat
-    from runtime.session import Usage
 
 MAX_ANSWER_BYTES = 256 * 1024
 """The largest answer that is read, in bytes of its text; of a stream, this and `TOKEN_BYTES` for each token."""
@@ -45,6 +45,10 @@ END_GRACE_S = 0.5
 """How long the rest of a stream is waited for once the answer in it has ended: its usage, its end mark."""
 LONGEST_WAIT_S = 86_400.0
 """A provider that asks for a longer wait is taken to ask for a day."""
+LEAST_S = 1.0
+"""With less time left no call is made; of a short budget a tenth."""
+HURRIED = 0.9
+"""A call with less than this part of the time that it usually has says nothing of the provider where it is late."""
 SPARE_CONNECTIONS = 16
 """How many more connections the pool has than calls that may run at once."""
 MAY_PASS = frozenset({408, 409, 425, 429})
@@ -55,12 +59,14 @@ ABOUT_THE_REQUEST = frozenset({400, 422})
 BALANCE_EMPTY = "insufficient_quota"
 """OpenAI says this with a 429; it doesn't pass by itself."""
 
+_LOG = logging.getLogger(__name__)
+
 Transport = httpx.AsyncBaseTransport
 """What carries requests; tests bring their own."""
 Outcome = Literal[
     "answered", "cut", "late", "unreachable", "busy", "refused", "rejected", "format", "unreadable", "left"
 ]
-"""How a call ended, as it is counted: `left` where whoever asked gave it up."""
+"""How a call ended, as it is counted: `left` where whoever asked gave it up, or gave it less time than usual."""
 
 _LATER = "Send the same event again later."
 _NO_API = "Check the base URL: no chat API answers there."
@@ -80,7 +86,10 @@ class CallError(Exception):
 
     `why` continues the sentence "the model …". `may_pass`: the same call may do better later.
     `wait_s` is what the provider asked for, `rest_s` for how long it is left alone from now on.
+    `is_made`: the provider was called at all. `usage` is what a call took that reached it.
     """
+
+    usage = Usage()
 
     def __init__(
         self,
@@ -91,15 +100,17 @@ class CallError(Exception):
         wait_s: float = 0.0,
         rest_s: float = 0.0,
         mend: str = _LATER,
+        is_made: bool = True,
     ) -> None:
         super().__init__(why)
-        self.outcome, self.why, self.may_pass = outcome, why, may_pass
+        self.outcome, self.why, self.may_pass, self.is_made = outcome, why, may_pass, is_made
         self.wait_s, self.rest_s, self.mend = wait_s, rest_s, mend
 
 
 class Answer(Struct, frozen=True):
     """What a call brought. `finish` is the provider's finish_reason, or `cut`, and `why` says then what cut it.
 
+    `usage` is an estimate where the provider told none. `outcome` is how the call is counted.
     Times in milliseconds: `queue_ms` was waited for a free place, `first_token_ms` from then to the first word.
     """
 
@@ -110,6 +121,7 @@ class Answer(Struct, frozen=True):
     queue_ms: int
     first_token_ms: int
     why: str = ""
+    outcome: Outcome = "answered"
 
 
 class Standing(Struct, frozen=True):
@@ -182,28 +194,42 @@ class Provider:
             dict(self.calls),
         )
 
-    async def ask(self, body: Mapping[str, Any], hear: Callable[[str], None], within_s: float) -> Answer:
+    async def ask(
+        self, body: Mapping[str, Any], hear: Callable[[str], None], within_s: float, usual_s: float | None = None
+    ) -> Answer:
         """Make one call, to be over within so many seconds; `hear` is told each word as it comes.
 
-        An answer that breaks off after its first word is one with the finish `cut`. Raises CallError
-        where no word came. Whether it rests and whether it is full is the caller's to ask before.
+        `usual_s` is what a call has for which nothing was waited before, `within_s` where it is None:
+        one that has much less is no measure of the provider. An answer that breaks off after its
+        first word is one with the finish `cut`. Raises CallError where no word came. Whether it rests
+        and whether it is full is the caller's to ask before.
         """
-        if not self.breaker.may_call():
-            raise CallError("left", "rests after failures", may_pass=False)
-        outcome: Outcome = "left"
-        rest_s = 0.0
+        if self.breaker.is_open:
+            raise _resting()
+        usual_s = within_s if usual_s is None else usual_s
+        began = time.monotonic()
+        await self._place(within_s)
         try:
-            answer = await self._placed(body, hear, within_s)
-            outcome = "cut" if answer.finish == "cut" else "answered"
-        except CallError as failed:
-            outcome, rest_s = failed.outcome, _rest_s(failed, within_s)
-            raise
+            waited_s = time.monotonic() - began
+            left_s = within_s - waited_s
+            if left_s <= least_of(usual_s):
+                why = f"had no free place within {within_s:.3g} s"
+                raise CallError("left", why, may_pass=False, is_made=False)
+            # While it waited for a place others may have found that the provider fails.
+            if not self.breaker.may_call():
+                raise _resting()
+            return await self._counted(body, hear, _Limit.of(self.profile, left_s, usual_s), round(waited_s * 1000))
         finally:
-            self._count(outcome, rest_s)
-        return answer
+            self.in_flight -= 1
+            self._places.release()
 
-    def refuse_format(self) -> bool:
-        """The response format was refused: ask for the next one from now on; False where there is none."""
+    def refuse_format(self, asked: str) -> bool:
+        """The response format that was asked for was refused: there is another now; False where there is none.
+
+        Of several calls that are refused the same format at once, only the first goes on to the next one.
+        """
+        if self.format != asked:
+            return True
         formats = self.profile.formats if self.profile.response_format is None else ()
         after = formats[formats.index(self.format) + 1 :] if self.format in formats else ()
         if after:
@@ -227,8 +253,38 @@ class Provider:
         """Let go of the connections."""
         await self._client.aclose()
 
-    def _count(self, outcome: Outcome, rest_s: float) -> None:
+    async def _place(self, within_s: float) -> None:
+        """Take a place, which is the caller's to give back. Raises CallError where none was free in time."""
+        self.queued += 1
+        try:
+            async with asyncio.timeout(within_s):
+                await self._places.acquire()
+        except TimeoutError:
+            # Nothing was asked: it says nothing of the provider.
+            why = f"had no free place within {within_s:.3g} s"
+            raise CallError("left", why, may_pass=False, is_made=False) from None
+        finally:
+            self.queued -= 1
+        self.in_flight += 1
+
+    async def _counted(
+        self, body: Mapping[str, Any], hear: Callable[[str], None], limit: _Limit, queue_ms: int
+    ) -> Answer:
+        outcome: Outcome = "left"
+        why, rest_s = "", 0.0
+        try:
+            answer = await self._called(body, hear, limit, queue_ms)
+            outcome, why = answer.outcome, answer.why
+        except CallError as failed:
+            outcome, why, rest_s = failed.outcome, failed.why, _rest_s(failed, limit.left_s)
+            raise
+        finally:
+            self._count(outcome, why, rest_s)
+        return answer
+
+    def _count(self, outcome: Outcome, why: str, rest_s: float) -> None:
         self.calls[outcome] += 1
+        before = self.breaker.state
         if outcome == "answered":
             self.breaker.succeeded()
         elif outcome in ("left", "rejected", "format"):
@@ -236,66 +292,60 @@ class Provider:
             self.breaker.left()
         else:
             self.breaker.failed(rest_s)
+        self._log_change(before, why)
 
-    async def _placed(self, body: Mapping[str, Any], hear: Callable[[str], None], within_s: float) -> Answer:
-        began = time.monotonic()
-        self.queued += 1
-        try:
-            async with asyncio.timeout(within_s):
-                await self._places.acquire()
-        except TimeoutError:
-            # Nothing was asked: it says nothing of the provider.
-            raise CallError("left", f"had no free place within {within_s:.3g} s") from None
-        finally:
-            self.queued -= 1
-        self.in_flight += 1
-        try:
-            waited_s = time.monotonic() - began
-            return await self._called(body, hear, within_s - waited_s, round(waited_s * 1000))
-        finally:
-            self.in_flight -= 1
-            self._places.release()
+    def _log_change(self, before: State, why: str) -> None:
+        """Say that the breaker opened or closed; an outage leaves no other trace while turns are told offline."""
+        now, host = self.breaker.state, self.profile.host
+        if now == "open" != before:
+            rest_s = self.breaker.rest_s
+            _LOG.warning("provider %s is left alone for %.0f s: the model at %s %s", self.name, rest_s, host, why)
+        elif now == "closed" != before:
+            _LOG.info("provider %s is asked again: the model at %s answers", self.name, host)
 
     async def _called(
-        self, body: Mapping[str, Any], hear: Callable[[str], None], within_s: float, queue_ms: int
+        self, body: Mapping[str, Any], hear: Callable[[str], None], limit: _Limit, queue_ms: int
     ) -> Answer:
-        began = time.monotonic()
         streamed = Streamed(self.profile)
-        reading = _Reading(streamed, hear, self.profile, began, _most_bytes(body))
+        reading = _Reading(streamed, hear, self.profile, time.monotonic(), _most_bytes(body))
         why = ""
+        outcome: Outcome = "cut"
         try:
-            await self._read(msgspec.json.encode(body), reading, within_s)
+            await self._read(msgspec.json.encode(body), reading, limit)
         except CallError as failed:
-            if not streamed.text:
+            if reading.is_begun or failed.outcome in ("late", "left"):
+                failed.usage = chat.billed(streamed.usage, body, streamed.written)
+            if not streamed.text.strip():
                 raise
-            why = failed.why
+            why, outcome = failed.why, "left" if failed.outcome == "left" else "cut"
         finish = "cut" if why and not streamed.finish else streamed.finish or "cut"
+        is_cut = finish == "cut"
         return Answer(
             streamed.text,
             finish,
             streamed.model,
-            streamed.usage,
+            chat.billed(streamed.usage, body, streamed.written),
             queue_ms,
             reading.first_token_ms,
-            "" if finish != "cut" else why or "broke off",
+            (why or "broke off") if is_cut else "",
+            outcome if is_cut else "answered",
         )
 
-    async def _read(self, content: bytes, reading: _Reading, within_s: float) -> None:
+    async def _read(self, content: bytes, reading: _Reading, limit: _Limit) -> None:
         """Read one answer, within the call's deadlines. Raises CallError."""
-        limit_s = min(within_s, self.profile.attempt_timeout_s)
-        first_s = min(limit_s, self.profile.first_token_s)
         try:
             async with (
-                asyncio.timeout(limit_s),
-                asyncio.timeout(first_s) as patience,
+                asyncio.timeout(limit.whole_s) as whole,
+                asyncio.timeout(limit.first_s) as patience,
                 self._client.stream("POST", "chat/completions", content=content) as response,
             ):
                 if response.status_code != httpx.codes.OK:
                     raise _bad_status(response, await _bounded(response, MAX_ANSWER_BYTES), self._clock())
+                reading.is_begun = True
                 await reading.all_of(response, patience)
         except TimeoutError:
             if not reading.is_whole:
-                raise CallError("late", _late(reading, self.profile, limit_s)) from None
+                raise _late(reading, self.profile, limit, is_gap=patience.expired() and not whole.expired()) from None
         except (httpx.HTTPError, httpx.StreamError, aiohttp.ClientError) as error:
             if not reading.is_whole:
                 raise _unreachable(error) from None
@@ -303,8 +353,33 @@ class Provider:
             raise CallError("unreadable", f"answered 200 with {error}", mend=_NO_API) from None
 
 
+class _Limit(Struct, frozen=True):
+    """The deadlines of one call, in seconds: for all of it, for its first word, and what its turn has left.
+
+    Whether each is less than such a call usually has: then it is no measure of the provider.
+    """
+
+    whole_s: float
+    first_s: float
+    left_s: float
+    is_hurried: bool
+    is_first_hurried: bool
+
+    @classmethod
+    def of(cls, profile: Profile, left_s: float, usual_s: float) -> _Limit:
+        """The deadlines where so much is left, and usually so much."""
+        own_s, own_first_s = profile.attempt_timeout_s, min(profile.attempt_timeout_s, profile.first_token_s)
+        return cls(
+            min(left_s, own_s),
+            min(left_s, own_first_s),
+            left_s,
+            left_s < min(own_s, usual_s * HURRIED),
+            left_s < min(own_first_s, usual_s * HURRIED),
+        )
+
+
 class _Reading:
-    """One answer being read: each word is heard as it comes, each byte counted."""
+    """One answer being read: each word is heard as it comes, each byte counted. `is_begun`: its status was 200."""
 
     def __init__(
         self, streamed: Streamed, hear: Callable[[str], None], profile: Profile, began: float, most_bytes: int
@@ -312,6 +387,7 @@ class _Reading:
         self._streamed, self._hear, self._profile = streamed, hear, profile
         self._began, self._most_bytes = began, most_bytes
         self._bytes = 0
+        self.is_begun = False
         self.first_token_ms = 0
 
     @property
@@ -341,21 +417,34 @@ class _Reading:
     def _told(self, word: str, patience: asyncio.Timeout) -> None:
         if not word:
             return
+        if not self.first_token_ms and not word.strip():
+            self._hear(word)
+            return  # blanks before the first word are none
         self.first_token_ms = self.first_token_ms or max(1, round((time.monotonic() - self._began) * 1000))
         if not self.is_whole:
             patience.reschedule(asyncio.get_running_loop().time() + self._profile.gap_s)
         self._hear(word)
 
 
-def _late(reading: _Reading, profile: Profile, limit_s: float) -> str:
+def least_of(budget_s: float) -> float:
+    """The seconds with which a call is still worth making, of a budget of so many."""
+    return max(0.0, min(LEAST_S, budget_s / 10))
+
+
+def _resting() -> CallError:
+    return CallError("left", "rests after failures", may_pass=False, is_made=False)
+
+
+def _late(reading: _Reading, profile: Profile, limit: _Limit, *, is_gap: bool) -> CallError:
     if not reading.first_token_ms:
-        return f"gave no answer within {min(limit_s, profile.first_token_s):.3g} s"
-    return f"gave no whole answer within {limit_s:.3g} s, or no word for {profile.gap_s:.3g} s"
+        why = f"gave no answer within {limit.first_s:.3g} s"
+        return CallError("left" if limit.is_first_hurried else "late", why)
+    why = f"gave no whole answer within {limit.whole_s:.3g} s, or no word for {profile.gap_s:.3g} s"
+    return CallError("left" if limit.is_hurried and not is_gap else "late", why)
 
 
 def _most_bytes(body: Mapping[str, Any]) -> int:
-    tokens = body.get("max_tokens") or body.get("max_completion_tokens") or 0
-    return MAX_ANSWER_BYTES + TOKEN_BYTES * int(tokens)
+    return MAX_ANSWER_BYTES + TOKEN_BYTES * chat.most_tokens(body)
 
 
 def _rest_s(failed: CallError, within_s: float) -> float:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from runtime.session import Usage
 
 DONE = "[DONE]"
+_REASONING = ("reasoning_content", "reasoning")
+"""Where servers put what a model thinks before it answers; one of them, some repeat it under the other name."""
 _BLANKS = b" \t\r\n"
 
 
@@ -36,11 +38,18 @@ class Streamed:
         self._events: Events | None = None
         self._whole = bytearray()
         self.text = ""
+        self._thought: list[str] = []
         self.finish = ""
         self.model = profile.model
         self.usage: Usage = chat.usage_of(None, profile)
         self.is_over = False
         self.trouble = ""
+
+    @property
+    def written(self) -> str:
+        """All that the model is known to have written, its reasoning and what is not read yet included."""
+        unread = self._whole.decode("utf-8", "replace") if self._whole[:1] == b"{" and not self.is_over else ""
+        return f"{''.join(self._thought)}{self.text}{unread}"
 
     def feed(self, piece: bytes) -> str:
         """Take a piece; what the model wrote in it, '' for noise."""
@@ -57,7 +66,7 @@ class Streamed:
         """The answer has ended; what only now can be read of it. Raises chat.NoReplyError."""
         if self._events is not None:
             rest = "".join([self._event(data) for data in self._events.end()])
-            if not self.text and not self.finish and not self.trouble:
+            if not self.text.strip() and not self.finish and not self.trouble:
                 reason = "a stream without an answer"
                 raise chat.NoReplyError(reason)
             return rest
@@ -96,7 +105,9 @@ class Streamed:
         if isinstance(choice.get("finish_reason"), str):
             self.finish = choice["finish_reason"]
         delta = choice.get("delta")
-        word = delta.get("content") if isinstance(delta, dict) else None
+        delta = delta if isinstance(delta, dict) else {}
+        self._thought += [delta[name] for name in _REASONING if isinstance(delta.get(name), str)][:1]
+        word = delta.get("content")
         if not isinstance(word, str):
             return ""
         self.text += word
