@@ -440,6 +440,19 @@ def test_a_number_chooses_at_once_and_the_play_ends_in_colour(project: Path):
     assert "\x1b[1;33m" in terminal.end()
 
 
+@pytest.mark.parametrize("number", ["9", "0"])
+def test_the_number_of_no_option_chooses_none(project: Path, number: str):
+    terminal = on_terminal(project)
+    terminal.wait_for("q leaves")
+
+    terminal.press(number + ENTER)
+    terminal.wait_for(f"There is no option {number}, only 1-3.")
+    terminal.wait_for("q leaves")
+    terminal.press("q")
+
+    assert "❯ Read" not in terminal.end()
+
+
 def test_why_and_help_are_a_key_away(project: Path):
     terminal = on_terminal(project)
     terminal.wait_for("q leaves")
@@ -548,6 +561,24 @@ def test_a_sentence_is_shown_before_the_next_is_told(dictated: House):
     terminal.press("q")
 
     assert "goes differently" not in terminal.end()
+    assert len(dictated.server.journal("s1")) == 2
+
+
+def test_what_is_typed_while_a_turn_is_told_is_not_shown_and_chooses_nothing(dictated: House):
+    terminal = climbing(dictated)
+    while terminal.child.getecho():
+        pass
+
+    terminal.press("2 marmalade" + ENTER + "1")
+    dictated.let(len(SENTENCES) - 1)
+    terminal.wait_for("It is you.")
+    terminal.wait_for("q leaves")
+    terminal.press("w")
+    terminal.wait_for("Edge:")
+    terminal.wait_for("q leaves")
+    terminal.press("q")
+
+    assert "marmalade" not in terminal.end()
     assert len(dictated.server.journal("s1")) == 2
 
 

@@ -137,8 +137,8 @@ class _Menu:
         def _pressed(event: KeyPressEvent) -> None:
             self._press(event, line)
 
-        for digit in DIGITS:
-            keys.add(digit, filter=silent & Condition(self._is_short))(self._take_number)
+        for digit in filter(self._takes_at_once, DIGITS):
+            keys.add(digit, filter=silent)(self._take_number)
         return keys
 
     def _move(self, by: int) -> None:
@@ -152,15 +152,20 @@ class _Menu:
         """Whether one digit names any option."""
         return 0 < len(self._options) < 10  # noqa: PLR2004 - ten has two digits
 
+    def _takes_at_once(self, digit: str) -> bool:
+        return self._is_short() and digit in {str(number) for number, _ in self._options}
+
     def _take_number(self, event: KeyPressEvent) -> None:
         """A number takes its option at once; where words are taken it may begin some, and waits for Enter."""
-        if event.data in {str(number) for number, _ in self._options}:
-            event.app.exit(result=event.data)
+        event.app.exit(result=event.data)
 
     def _press(self, event: KeyPressEvent, line: Window) -> None:
-        """A key where no text is taken: a command at once, or the beginning of a typed line."""
+        """A key where no text is taken: a command at once, or the beginning of a typed line.
+
+        The number of no option begins a line too, which Enter takes for what it is, and not for the marked option.
+        """
         if event.data in IMMEDIATE:
             event.app.exit(result=event.data)
-        elif event.data == "/" or (event.data.isdigit() and not self._is_short()):
+        elif event.data == "/" or event.data.isdigit():
             self._typed.insert_text(event.data)
             event.app.layout.focus(line)

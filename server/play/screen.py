@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from server.play.moves import takes_text
 from server.play.passages import Passage
 from server.play.table import Answer
+from server.play.terminal import drop_typed, unechoed
 from server.play.words import labelled, say
 from server.play.wrapping import plain, wrap
 
@@ -48,6 +49,7 @@ class Screen:
         self._ask = ask
         self._columns = columns
         self._is_coloured = is_coloured
+        self._asked: Answer | None = None
 
     @property
     def is_live(self) -> bool:
@@ -81,8 +83,14 @@ class Screen:
         self._print(where, [*lines, f"{MARGIN}{plain(command)}"] if command else lines)
 
     def ask(self, answer: Answer, language: str) -> str | None:
-        """The next line, None where the player leaves or the input has ended."""
+        """The next line, None where the player leaves or the input has ended.
+
+        What a person typed before an answer's options were seen chooses none of them.
+        """
         self._out.flush()
+        if self.is_live and answer is not self._asked:
+            self._asked = answer
+            drop_typed()
         return self._ask(answer, language)
 
     @contextmanager
@@ -101,7 +109,8 @@ class Screen:
                 self._out.write(_ERASED if self.can_redraw else "\n")
 
         try:
-            yield take_back
+            with unechoed():
+                yield take_back
         finally:
             take_back()
 
