@@ -10,7 +10,7 @@ EdgewiseError
 │   ├── Forbidden             ValidationError   UnknownEventType
 │   ├── OptionNotOffered      OptionEventMismatch
 │   ├── TextNotAllowed        ConstraintsUnsatisfiable
-│   └── BudgetExhausted       NotImplementedYet
+│   └── BudgetExhausted       SessionBudgetExhausted   NotImplementedYet
 ├── MachineFault              a guard or an assign that errs while it runs; the session is as it was
 └── WorldError                the world's faults; the session is as it was
     ├── NarratorUnavailable   NarrationInvalid
@@ -220,7 +220,13 @@ class BudgetExhausted(ClientError):
     """Nothing is left to tell another turn with. Facts: budget, and for a day's retry_after_seconds."""
 
     code = "budget_exhausted"
-    retry = "same"
+    retry: ClassVar[Retry] = "same"
+
+
+class SessionBudgetExhausted(BudgetExhausted):
+    """The session's own budget is used up: no day brings it back. Facts: budget."""
+
+    retry: ClassVar[Retry] = "never"
 
 
 class NotImplementedYet(ClientError):

@@ -1,6 +1,7 @@
 """What telling costs: whether a budget leaves anything for another turn, and the sum of a day.
 
-What a session has spent stands in its head entry, so that its budget needs no look at the store. A
+What a session has spent stands in its head entry, so that its budget needs no look at the store; what
+its failed turns have cost stands in no entry, and only the process that played them counts it. A
 day's sum is every process's: it is read from the store every few seconds, and what this process
 spends meanwhile is added to it. Turns that are told at the same time see the same sum: they may
 overshoot a budget by what they are about to spend.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import date
@@ -19,7 +21,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from runtime.errors import BudgetExhausted, StoreUnavailable
+from runtime.errors import BudgetExhausted, SessionBudgetExhausted, StoreUnavailable
 from runtime.session import (
     DAY_MS,
     NO_COST,
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 POLL_MS = 5_000
 """How old the sum of a day may be, in ms: by so much the budgets of several processes lag."""
+LOST_SESSIONS = 10_000
+"""For how many sessions a process remembers what their failed turns have cost; the oldest are forgotten first."""
 MICROS = 1_000_000
 """A unit of the price tables' currency, in the millionths that costs are counted in."""
 
@@ -89,15 +93,18 @@ class _Sum(Struct):
     tokens: int = 0
     cost_micros: int = 0
 
-    def add(self, each: Expense) -> None:
-        self.tokens += each.tokens
-        self.cost_micros += each.cost_micros
+    def add(self, each: Expense, times: int = 1) -> None:
+        self.tokens += each.tokens * times
+        self.cost_micros += each.cost_micros * times
 
 
 class Ledger:
-    """Counts what is spent, and knows when it is enough. `observe` is told of every expense."""
+    """Counts what is spent, and knows when it is enough. `observe` is told of every expense.
 
-    def __init__(self, store: Store, budgets: Budgets, clock_ms: Callable[[], int]) -> None:
+    `store` gives the store of the moment: a server may take another one before it opens it.
+    """
+
+    def __init__(self, store: Callable[[], Store], budgets: Budgets, clock_ms: Callable[[], int]) -> None:
         self.budgets = budgets
         self.observe: Callable[[Expense], object] = lambda _: None
         self._store = store
@@ -106,7 +113,14 @@ class Ledger:
         self._read_ms = 0
         self._stored = _Sum()
         self._own = _Sum()
+        self._unwritten = _Sum()
+        self._lost: OrderedDict[str, _Sum] = OrderedDict()
         self._reading: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Learn what the day has cost so far, where that counts; the store is open."""
+        if self.budgets.has_days:
+            await self._read()
 
     async def short_of(self, head: Entry | None) -> Budget | None:
         """The budget that leaves nothing for another turn of a session, None where each does.
@@ -116,13 +130,17 @@ class Ledger:
         short = self._of_session(head) or await self._of_day()
         if short is None or self.budgets.on_budget == "offline":
             return short
-        is_day = short.startswith("day")
-        again = {"retry_after_seconds": self._seconds_left()} if is_day else {}
+        if not short.startswith("day"):
+            raise SessionBudgetExhausted(
+                f"the session's budget for telling is used up ({short})",
+                "Begin another session, or ask the operator for a larger budget.",
+                budget=short,
+            )
         raise BudgetExhausted(
-            f"the {'day' if is_day else 'session'}'s budget for telling is used up ({short})",
-            "Send the same tomorrow (UTC), or ask the operator." if is_day else "Ask the operator for a larger one.",
+            f"the day's budget for telling is used up ({short})",
+            "Send the same tomorrow (UTC), or ask the operator.",
             budget=short,
-            **again,
+            retry_after_seconds=self._seconds_left(),
         )
 
     @asynccontextmanager
@@ -149,38 +167,63 @@ class Ledger:
             found = await appending
         finally:
             is_kept = found is entry
-            if each := expense_of(entry, is_kept=is_kept):
-                await (self._count(each) if is_kept else self._lose(entry.session_id, each))
+            if (each := expense_of(entry, is_kept=is_kept)) and is_kept:
+                self._count(each, self._own)
+            elif each:
+                await self._lose(entry.session_id, each)
         return found
 
     @property
     def shares(self) -> dict[Budget, float]:
         """How much of each day's budget is used, as far as this process knows; 1 is all of it."""
+        whole = self._whole if self._clock_ms() // DAY_MS == self._day else _Sum()
         used: dict[Budget, tuple[int, int]] = {
-            "day_tokens": (self._stored.tokens + self._own.tokens, self.budgets.day_tokens),
-            "day_cost": (self._stored.cost_micros + self._own.cost_micros, self.budgets.day_cost_micros),
+            "day_tokens": (whole.tokens, self.budgets.day_tokens),
+            "day_cost": (whole.cost_micros, self.budgets.day_cost_micros),
         }
         return {name: spent / limit for name, (spent, limit) in used.items() if limit}
 
-    async def _count(self, each: Expense) -> None:
+    @property
+    def _whole(self) -> _Sum:
+        """All that is known of the day."""
+        parts = (self._stored, self._own, self._unwritten)
+        return _Sum(sum(each.tokens for each in parts), sum(each.cost_micros for each in parts))
+
+    def _count(self, each: Expense, among: _Sum) -> None:
         if each.day == self._day:
-            self._own.add(each)
+            among.add(each)
         self.observe(each)
 
     async def _lose(self, session_id: str, each: Expense) -> None:
         """Count what bought nothing. The journal may be why: then only this process knows of it."""
-        await self._count(each)
+        self._remember(session_id, each)
+        unwritten = self._unwritten
+        self._count(each, unwritten)
         try:
-            await self._store.spend(session_id, each)
+            await self._store().spend(session_id, each)
         except StoreUnavailable as error:
             _log.warning("what a failed turn cost can't be written down: %s", error)
+            return
+        # The next look at the store finds it there. Where the day has turned meanwhile, it is no part of this one.
+        if each.day == self._day and unwritten is self._unwritten:
+            unwritten.add(each, -1)
+            self._own.add(each)
+
+    def _remember(self, session_id: str, each: Expense) -> None:
+        """Keep what a session's failed turn has cost: its entries never say it."""
+        self._lost.setdefault(session_id, _Sum()).add(each)
+        self._lost.move_to_end(session_id)
+        if len(self._lost) > LOST_SESSIONS:
+            self._lost.popitem(last=False)
 
     def _of_session(self, head: Entry | None) -> Budget | None:
         if head is None:
             return None
-        if 0 < self.budgets.session_tokens <= head.total.tokens:
+        lost = self._lost.get(head.session_id, _Sum())
+        if 0 < self.budgets.session_tokens <= head.total.tokens + lost.tokens:
             return "session_tokens"
-        return "session_cost" if 0 < self.budgets.session_cost_micros <= head.total.cost_micros else None
+        cost_micros = head.total.cost_micros + lost.cost_micros
+        return "session_cost" if 0 < self.budgets.session_cost_micros <= cost_micros else None
 
     async def _of_day(self) -> Budget | None:
         if not self.budgets.has_days:
@@ -188,10 +231,10 @@ class Ledger:
         now_ms = self._clock_ms()
         if now_ms // DAY_MS != self._day or abs(now_ms - self._read_ms) >= POLL_MS:
             await self._read()
-        if 0 < self.budgets.day_tokens <= self._stored.tokens + self._own.tokens:
+        whole = self._whole
+        if 0 < self.budgets.day_tokens <= whole.tokens:
             return "day_tokens"
-        cost_micros = self._stored.cost_micros + self._own.cost_micros
-        return "day_cost" if 0 < self.budgets.day_cost_micros <= cost_micros else None
+        return "day_cost" if 0 < self.budgets.day_cost_micros <= whole.cost_micros else None
 
     async def _read(self) -> None:
         """Read the day's sum; those who want it at the same time share one look."""
@@ -203,11 +246,11 @@ class Ledger:
         now_ms = self._clock_ms()
         day = now_ms // DAY_MS
         if day != self._day:
-            self._day, self._stored, self._own = day, _Sum(), _Sum()
+            self._day, self._stored, self._own, self._unwritten = day, _Sum(), _Sum(), _Sum()
         # What is spent while the store is asked may be in its answer too, and then counts twice until the next look.
         since, self._own = self._own, _Sum()
         try:
-            expenses = await self._store.expenses(day)
+            expenses = await self._store().expenses(day)
         except StoreUnavailable as error:
             _log.warning("the day's ledger can't be read: %s", error)
             self._own.tokens += since.tokens

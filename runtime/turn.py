@@ -80,6 +80,8 @@ KEPT_CHOICES = 24
 """How many choices a session remembers for its ending; the lightest are forgotten first."""
 STORE_RESERVE_S = 10.0
 """How much of a turn's deadline is kept for making it durable; a quarter of a short one."""
+UNPAID = "told offline"
+"""How the warning ends of a telling for which no budget was left."""
 _RESTATED = ("digest", "offer", "routing", "elapsed_ms")
 """What of a session may have changed since its head turn was told."""
 
@@ -127,7 +129,7 @@ class Runtime:
         self.store = store
         self.narrator = narrator
         self.written = Offline()
-        self.ledger = Ledger(store, budgets, clock_ms)
+        self.ledger = Ledger(lambda: self.store, budgets, clock_ms)
         self.machines = machines
         self.default_machine = default_machine
         self.clock_ms = clock_ms
@@ -144,6 +146,7 @@ class Runtime:
         """Open the store and keep the definitions that are served."""
         await self.store.open()
         self.secret = await self.store.secret()
+        await self.ledger.open()
         await self.narrator.open()
         for machine in self.machines.values():
             await self.store.keep(machine.digest, machine.files)
@@ -454,8 +457,8 @@ def _fallen_back(narration: Narration, error: Exception) -> Narration:
 
 def _unpaid(narration: Narration, short: Budget) -> Narration:
     """An offline narration that says why no model was asked."""
-    why = f"budget {short} is used up: told offline"
-    return replace(narration, rungs=("offline",), fallback=("*",), warnings=(*narration.warnings, why))
+    why = f"budget {short} is used up: {UNPAID}"
+    return replace(narration, rungs=("offline",), attempts=0, fallback=("*",), warnings=(*narration.warnings, why))
 
 
 def conclude(

@@ -26,6 +26,7 @@ from prometheus_client import (
 )
 
 from runtime.ledger import MICROS
+from runtime.turn import UNPAID
 from server.call import current
 from server.logs import log
 
@@ -51,6 +52,7 @@ _PATH_CHARS = 200
 class _Meta(Struct):
     rungs: tuple[str, ...] = ()
     fallback: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class _Payload(Struct):
@@ -98,7 +100,7 @@ class Meter:
             "How much of a day's budget is used; 1 is all of it.",
             ["budget"],
             registry=self.registry,
-            multiprocess_mode="max",
+            multiprocess_mode="livemax",
         )
         self.standing: Callable[[], Iterable[Standing]] = tuple
         self.shares: Callable[[], Mapping[Budget, float]] = dict
@@ -130,6 +132,7 @@ class Meter:
     async def _look_at(self, count: Callable[[], int]) -> None:
         while True:
             self._under_way.set(count())
+            self._look()
             await asyncio.sleep(LOOK_EVERY_S)
 
     def turned(self, played: Played) -> None:
@@ -154,6 +157,7 @@ class Meter:
             from_state=entry.outcome.source or None,
             to_state=entry.outcome.target,
             narrator=entry.narrator,
+            warning=next((each for each in meta.warnings if each.endswith(UNPAID)), None),
             ms=call.ms if call else None,
             narrate_ms=round(played.narrate_s * 1000, 2),
             store_ms=round(played.store_s * 1000, 2),
@@ -210,6 +214,7 @@ class Meter:
 
     def exposition(self) -> bytes:
         """All figures in Prometheus's text format; those of every process where they are shared."""
+        self._look()
         if not self._is_shared:
             return generate_latest(self.registry)
         everyone = CollectorRegistry()

@@ -193,7 +193,7 @@ TABLE: Final[dict[str, Row]] = {
     ),
     "budget_exhausted": Row(
         429,
-        "the session's or the day's budget for telling is used up",
+        "the session's or the day's budget for telling is used up; `retry` is `never` where it is the session's",
         "今天的故事先讲到这里，请稍后再来。",
         "The storyteller rests for now. Please come back later.",
     ),
@@ -234,9 +234,17 @@ TABLE: Final[dict[str, Row]] = {
 """Each `error` in the order of its status."""
 
 
-def player_message(code: str, language: str) -> str:
+SESSION_BUDGET: Final = Row(
+    TABLE["budget_exhausted"].status,
+    "the session's budget for telling is used up: no day brings it back",
+    "这段故事就讲到这里了，换一段新的吧。",
+    "This story can be told no further. Please begin a new one.",
+)
+
+
+def player_message(refusal: Refusal, language: str) -> str:
     """One short sentence for a player: Chinese where the language is, else English."""
-    row = TABLE[code]
+    row = SESSION_BUDGET if isinstance(refusal, errors.SessionBudgetExhausted) else TABLE[refusal.code]
     return row.zh if language.partition("-")[0].lower() == "zh" else row.en
 
 

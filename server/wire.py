@@ -255,7 +255,7 @@ def failure(refusal: Refusal, language: str, request_id: str) -> tuple[int, byte
         "error": refusal.code,
         "hint": refusal.hint,
         "retry": refusal.retry,
-        "player_message": player_message(refusal.code, language),
+        "player_message": player_message(refusal, language),
         "request_id": request_id,
         **refusal.facts,
     }

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime import errors
 from runtime.errors import Refusal, ValidationError
 from server import refusals
 from server.body import MAX_BODY_BYTES, MAX_DEPTH, read_body, read_json, refuse_other_types
@@ -282,9 +283,11 @@ def test_every_error_code_has_its_row_and_every_row_its_class():
 
 
 def test_players_read_one_short_sentence_in_their_language_that_names_no_rule():
-    for code, row in refusals.TABLE.items():
-        assert refusals.player_message(code, "zh-CN") == row.zh
-        assert refusals.player_message(code, "fr") == row.en
+    rows = {kind: refusals.TABLE[kind.code] for kind in refusals.kinds()}
+    rows[errors.SessionBudgetExhausted] = refusals.SESSION_BUDGET
+    for kind, row in rows.items():
+        assert refusals.player_message(kind("no"), "zh-CN") == row.zh
+        assert refusals.player_message(kind("no"), "fr") == row.en
         assert len(row.zh) <= 20
         assert len(row.en) <= 60
         for word in ("guard", "state", "event", "JSON", "token", "事件", "状态", "规则"):
