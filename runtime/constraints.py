@@ -43,6 +43,7 @@ __all__ = [
     "key_of",
     "mask",
     "max_chars_of",
+    "own_names",
     "same_words",
     "satisfiable",
     "schema_at",
@@ -57,6 +58,8 @@ AI_STATE_CHARS = 300
 """The longest value of `ai_state`, in code points."""
 STR_CHARS = 200
 """The longest `str` of an output, in code points."""
+FAR = 4
+"""A text so many times as long as it may be is judged by its length alone: what is cut from it is judged again."""
 PROSE = frozenset({"scene", "text"})
 """The kinds of outputs that tell what happened: held against the facts."""
 
@@ -229,6 +232,37 @@ def text_paths(answer: Any, path: str = "") -> Iterator[tuple[str, str]]:
 _OPTION = re.compile(r"options\.\d+")
 
 
+def names_in(value: Any, declared: frozenset[str], path: str) -> Iterator[tuple[str, str]]:
+    """Every name in a value that a model made up, with its path: those of objects, but what is `declared`."""
+    if isinstance(value, Mapping):
+        for name, member in value.items():
+            here = f"{path}.{name}"
+            if name not in declared:
+                yield here, str(name)
+            yield from names_in(member, declared, here)
+    elif isinstance(value, list | tuple):
+        for index, member in enumerate(value):
+            yield from names_in(member, declared, f"{path}.{index}")
+
+
+def own_names(answer: Any, outputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every name that a model made up in the outputs of an answer, with its path."""
+    if isinstance(answer, Mapping):
+        declared = frozenset(_declared(outputs))
+        for name in outputs.get("properties", {}):
+            yield from names_in(answer.get(name), declared, name)
+
+
+def _declared(schema: Any) -> Iterator[str]:
+    """The names of properties anywhere in a schema."""
+    if isinstance(schema, Mapping):
+        properties = schema.get("properties")
+        yield from properties if isinstance(properties, Mapping) else ()
+    members = schema.values() if isinstance(schema, Mapping) else schema if isinstance(schema, list | tuple) else ()
+    for member in members:
+        yield from _declared(member)
+
+
 def key_of(offer: Offer) -> str:
     """How an answer names an option: an authored one by its key, a free one by its kind."""
     return offer.key or offer.kind
@@ -331,6 +365,7 @@ def breaches(
         *_schema_breaches(answer, validator),
         *_option_breaches(answer, offer),
         *(breach for path, text in text_paths(answer) for breach in text_breaches(path, text, prompt, bounds)),
+        *(breach for path, name in own_names(answer, prompt.outputs) for breach in _name_breaches(path, name, bounds)),
     ]
     return sorted(dict.fromkeys(found), key=lambda breach: (breach.path, breach.rule))
 
@@ -371,17 +406,42 @@ def _twins(told: list[Mapping[str, Any]]) -> Iterator[Breach]:
 def text_breaches(path: str, text: str, prompt: Prompt, bounds: Bounds) -> Iterator[Breach]:
     """What is wrong in one text of an answer, at its path; the text may be a beginning of the whole."""
     kind = _kind(path, prompt)
-    yield from _word_breaches(path, text, bounds)
-    # The schema says so already of a needed text that is empty.
-    if kind in TEXTS and not clean(text).strip() and (text or path in prompt.fields.keys() - prompt.required):
-        yield Breach(path, "schema", "is blank. Write it.")
     longest = _longest(path, kind, prompt, bounds)
     if longest is not None and len(text) > longest:
         yield Breach(path, "length", f"longer than {longest} characters. Shorten it.")
-    if kind in TEXTS and not speaks(text, bounds.language):
+    if len(text) > FAR * (longest or bounds.max_chars_text):
+        return
+    yield from _word_breaches(path, text, bounds)
+    is_free = kind == "str" and _is_free(path, prompt)
+    # The schema says so already of a needed text that is empty.
+    is_said = not text and not is_free and path not in prompt.fields.keys() - prompt.required
+    if (kind in TEXTS or is_free) and not clean(text).strip() and not is_said:
+        yield Breach(path, "schema", "is blank. Write it.")
+    if (kind in TEXTS or (is_free and not _is_plain_name(text))) and not speaks(text, bounds.language):
         yield Breach(path, "language", f"must be told in the language '{bounds.language}'.")
     if kind in PROSE:
         yield from (Breach(path, "facts", why) for why in contradictions(text, bounds.facts))
+
+
+def _is_free(path: str, prompt: Prompt) -> bool:
+    """Whether a model words a `str` itself: one of `ai_state`, or an output that no rule of its schema spells."""
+    return path.startswith("ai_state.") or _SPELLED.isdisjoint(schema_at(prompt.outputs, path))
+
+
+_SPELLED = frozenset({"enum", "const", "pattern", "format"})
+
+
+def _is_plain_name(text: str) -> bool:
+    """Whether a text is no words of any language: `north_gate_7`."""
+    return text.isascii() and len(text.split()) == 1
+
+
+def _name_breaches(path: str, name: str, bounds: Bounds) -> Iterator[Breach]:
+    """What is wrong in a name that a model made up: a player may read it too."""
+    if len(name) > STR_CHARS:
+        yield Breach(path, "length", f"a key longer than {STR_CHARS} characters. Shorten it.")
+    else:
+        yield from _word_breaches(path, name, bounds)
 
 
 def _word_breaches(path: str, text: str, bounds: Bounds) -> Iterator[Breach]:

@@ -135,7 +135,8 @@ def test_an_object_that_lacks_what_it_cant_be_without_is_dropped_whole():
 
     assert (half.is_whole, half.kept.get("clue")) == (True, None)
     assert rules(half) == [("clue", "schema")]
-    assert whole.kept["clue"] == {"name": "key", "why": 3}
+    assert whole.kept["clue"] == {"name": "key"}
+    assert whole.ignored == ("why",)
 
 
 # Asking again.
@@ -397,3 +398,156 @@ def test_an_offer_of_one_and_of_none_is_told():
     assert concluded(good(options=[]), asked=task(offer=one)).options == {"continue": "Continue"}
     assert concluded(good(options=...), asked=task(offer=())).options == {}
     assert OFFER
+
+
+# What a model may make up, and what it may do to us.
+
+PLACES = {
+    "type": "object",
+    "properties": {
+        "line": {"type": "string"},
+        "npcs": {"type": "object", "additionalProperties": {"type": "string"}},
+        "room": {
+            "type": "object",
+            "properties": {"name": {"type": "string"}},
+            "required": ["name"],
+            "additionalProperties": True,
+        },
+        "count": {"type": "integer"},
+        "share": {"type": "number"},
+    },
+    "required": ["line"],
+}
+LINE = {"line": "Hush, it hears you.", "options": GOOD["options"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("blood drinker", "term"),
+        ("bl\x00ob", "schema"),
+        ("\x1b[2Jtall", "schema"),
+        ("\ufdd0\ufdd2", "schema"),
+        ("x" * 201, "length"),
+        ("x" * 200_000, "length"),
+    ],
+)
+def test_a_key_that_a_model_makes_up_is_judged_as_a_text_is(name, rule):
+    asked = task(outputs=PLACES)
+    leaf = received({**LINE, "npcs": {"Mara": "Tall.", name: "He is tall."}}, asked=asked)
+    branch = received({**LINE, "room": {"name": "Attic", name: "Dark."}}, asked=asked)
+
+    assert (leaf.is_whole, branch.is_whole) == (True, True)
+    assert ("npcs" in leaf.kept, branch.kept.get("room")) == (False, {"name": "Attic"})
+    assert {rule} <= {each.rule for each in leaf.wrong} & {each.rule for each in branch.wrong}
+    assert not any(name in said for said in answer.told_of((*leaf.wrong, *branch.wrong)))
+    assert received({**LINE, "npcs": {"Mara": "Tall."}}, asked=asked).kept["npcs"] == {"Mara": "Tall."}
+
+
+def test_a_name_that_a_designer_declared_is_no_ones_to_judge():
+    outputs = {"type": "object", "properties": {"blood": {"type": "array", "items": {"type": "object", "properties": {
+        "blood type": {"type": "string"}}}}}, "required": ["blood"]}  # fmt: skip
+    asked = task(outputs=outputs)
+    assert received({"blood": [{"blood type": "A"}], "options": GOOD["options"]}, asked=asked).is_whole
+
+
+def test_a_name_with_a_dot_takes_no_other_parts_place():
+    draft = received(
+        {**LINE, "room": {"name": "Attic", "name.first": "boo", "cold": "yes"}}, asked=task(outputs=PLACES)
+    )
+    assert (draft.kept["room"], draft.ignored) == ({"name": "Attic", "cold": "yes"}, ("name.first",))
+
+
+@pytest.mark.parametrize("name", ["count", "share"])
+@pytest.mark.parametrize("number", [2**53, -(2**53), 10**390, 1e300])
+def test_a_number_that_readers_of_json_would_not_agree_on_is_left_out(name, number):
+    draft = received({**LINE, name: number}, asked=task(outputs=PLACES))
+    assert (draft.is_whole, name in draft.kept) == (True, False)
+    assert rules(draft) == [(name, "schema")]
+    assert received({**LINE, name: 2**53 - 1}, asked=task(outputs=PLACES)).kept[name] == 2**53 - 1
+
+
+def test_a_crowd_of_keys_costs_no_more_than_their_number():
+    asked = task(outputs=PLACES)
+    many = {f"key_{index}": "blood" for index in range(5_000)}
+    draft = received({**LINE, **many, "room": {"name": "Attic", **many}}, asked=asked)
+    narration = ladder.concluded(asked, draft, **MORE)
+
+    assert (draft.kept["room"], len(draft.ignored)) == ({"name": "Attic"}, 5_000)
+    assert narration.warnings[0].endswith("key_7, 4992 more")
+    assert narration.output == {"line": LINE["line"], "room": {"name": "Attic"}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"options":[{"key":"strike"}],"options":{"k":{?',
+        '{"opening":{"scene":"It is dark.","scene.y":"boo"}}',
+        json.dumps(good(scene="It deals fıve points of damage.")),
+        json.dumps(good(scene="no " * 80_000)),
+    ],
+)
+def test_what_a_model_writes_ends_in_a_narration(text):
+    scene = {"type": "string"}
+    opening = {"type": "object", "properties": {"scene": scene}, "additionalProperties": True}
+    outputs = {"type": "object", "properties": {"scene": scene, "opening": opening}, "required": ["scene"]}
+    for asked in (task(), task(outputs=outputs)):
+        told = ladder.concluded(asked, received(text, "cut", asked=asked), **MORE)
+        assert told.options.keys() == {"strike", "flee"}
+
+
+@pytest.mark.parametrize("place", ["joined", "held"])
+def test_where_judging_fails_the_turn_is_told_offline_and_that_is_noted(place, monkeypatch, caplog):
+    def fail(*_):
+        raise KeyError("a word of the answer")
+
+    draft = received(GOOD)
+    monkeypatch.setattr(answer, place, fail)
+    unread = received(GOOD)
+    assert (unread.missing, unread.wrong[0].path) == (("",), "")
+    narration = ladder.concluded(task(), unread if place == "joined" else draft, **MORE)
+
+    assert (narration.fallback, narration.ai_generated, narration.rungs[-1]) == (("*",), False, "offline")
+    assert "KeyError in fail" in caplog.text
+    assert "a word of the answer" not in caplog.text
+    with pytest.raises(NarrationInvalid):
+        ladder.concluded(task(on_failure="refuse"), unread, **MORE)
+
+
+def test_an_options_key_that_was_cut_off_is_not_named():
+    text = json.dumps(good())
+    draft = received(text[: text.index("flee") + 2], "cut")
+    assert (draft.ignored, "options.strike" in draft.parts) == ((), True)
+
+
+# What the story remembers is in the session's language.
+
+
+@pytest.mark.parametrize("wrong", ["他走进了黑暗的大厅，灯灭了。", "", " \n", "blood on the wall"])
+def test_what_a_model_remembers_keeps_to_the_rules_or_is_dropped(wrong):
+    draft = received(good(ai_state={"tone": wrong}))
+    narration = ladder.concluded(task(), draft, **MORE)
+
+    assert (draft.is_whole, rules(draft)[0][0]) == (True, "ai_state.tone")
+    assert (narration.ai_state, "tone" in narration.learned, narration.fallback) == ({}, False, ())
+    assert narration.warnings == ("dropped: ai_state.tone",)
+
+
+@pytest.mark.parametrize("tone", ["grim", "north_gate_key_7", "阴森", "Lantern Light"])
+def test_a_name_is_of_no_language(tone):
+    asked = task(bounds=ZH)
+    assert received({**ZH_GOOD, "ai_state": {"tone": tone}}, asked=asked).kept["ai_state"] == {"tone": tone}
+
+
+def test_a_free_str_keeps_to_the_language_and_a_spelled_one_is_data():
+    schema = {
+        "free": {"type": "string"},
+        "one": {"enum": ["黑暗的大厅里"]},
+        "code": {"type": "string", "pattern": "^.+$"},
+    }
+    asked = task(outputs={"type": "object", "properties": schema, "required": ["free"]})
+    zh = "黑暗的大厅里"
+    draft = received({"free": zh, "one": zh, "code": zh, "options": GOOD["options"]}, asked=asked)
+
+    assert (rules(draft), draft.missing) == ([("free", "language")], ("free",))
+    assert (draft.kept["one"], draft.kept["code"]) == (zh, zh)

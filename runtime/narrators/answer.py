@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -16,19 +17,24 @@ from msgspec.structs import replace
 from runtime import constraints
 from runtime.constraints import Breach
 from runtime.leaks import leaked
+from runtime.narrators.reading import MAX_DEPTH
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from runtime.narrators import Task
     from runtime.narrators.reading import Path
 
 NAMED_BREACHES = 8
 """How many breaches a model is told of when it is asked again."""
+MAX_NAMED = 64
+"""Of how many keys that were dropped one is looked for that may be named."""
 NAMED_CHARS = 200
 """How much of each, in code points."""
 CUT_OFF = "is cut off. Write less."
 AI_STATE, OPTIONS = "ai_state", "options"
+MAX_NUMBER = 2**53 - 1
+"""The largest number of an answer, and its least below 0: beyond it JSON's readers don't agree on one."""
 CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef]")
 _PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 
@@ -167,10 +173,11 @@ def judge(task: Task, answer: Mapping[str, Any], cut_off: Sequence[Path] = ()) -
 
 def joined(task: Task, kept: Mapping[str, Any], answer: Mapping[str, Any], cut_off: Sequence[Path] = ()) -> Judged:
     """As `judge`, for an answer beside the parts that stand already: it moves none of them."""
-    ignored: list[str] = []
+    ignored: dict[str, None] = {}
     known = dict(_known_parts("", answer, task.schema, ignored))
-    known |= _option_parts(task, answer, ignored)
-    fresh = {path: value for path, value in known.items() if not any(_hits(each, path) for each in kept)}
+    known |= _option_parts(task, answer, ignored, cut_off)
+    is_kept = _hitting(kept)
+    fresh = {path: value for path, value in known.items() if not is_kept(path)}
     faults = [*_misshapen(task, answer), *_cut_off(answer, fresh, cut_off)]
     return held(task, {**kept, **fresh}, faults, tuple(ignored))
 
@@ -178,12 +185,15 @@ def joined(task: Task, kept: Mapping[str, Any], answer: Mapping[str, Any], cut_o
 def held(task: Task, parts: Mapping[str, Any], faults: Sequence[Breach] = (), ignored: tuple[str, ...] = ()) -> Judged:
     """Parts held against the task's schema and constraints; `faults` were found before."""
     found = [*faults, *_breaches(task, parts)]
-    passed = {path: value for path, value in parts.items() if not any(_hits(each.path, path) for each in found)}
+    is_wrong = _hitting(each.path for each in found)
+    passed = {path: value for path, value in parts.items() if not is_wrong(path)}
     while half := next(_halves(task, task.schema, passed), None):
         found.append(half)
-        passed = {path: value for path, value in passed.items() if not _hits(half.path, path)}
+        is_wrong = _hitting([half.path])
+        passed = {path: value for path, value in passed.items() if not is_wrong(path)}
     missing = tuple(path for path in required(task) if path not in passed)
-    found += [_missing(path) for path in missing if not any(_hits(each.path, path) for each in found)]
+    is_wrong = _hitting(each.path for each in found)
+    found += [_missing(path) for path in missing if not is_wrong(path)]
     wrong = {path: value for path, value in parts.items() if path not in passed}
     return Judged(passed, wrong, tuple(dict.fromkeys(found)), ignored, missing)
 
@@ -198,11 +208,31 @@ def _missing(path: str) -> Breach:
     return Breach(path, "options" if path.startswith(f"{OPTIONS}.") else "schema", "is missing.")
 
 
+def _hitting(paths: Iterable[str]) -> Callable[[str], bool]:
+    """Whether what is wrong at any of the paths is wrong with a part: it is the part, within it, or around it.
+
+    '' is around all outputs; `options`, the list itself, is wrong with none of its parts.
+    """
+    places = set(paths) - {OPTIONS}
+    is_around_all = "" in places
+    around = {each for path in places for each in _from_the_top(path)}
+
+    def hits(part: str) -> bool:
+        if is_around_all and part.partition(".")[0] not in {AI_STATE, OPTIONS}:
+            return True
+        return part in around or not places.isdisjoint(_from_the_top(part))
+
+    return hits
+
+
+def _from_the_top(path: str) -> Iterator[str]:
+    """A path and those around it: `a.b` → `a`, `a.b`; no part lies deeper than MAX_DEPTH."""
+    yield from accumulate(path.split(".", MAX_DEPTH), "{}.{}".format)
+    yield path
+
+
 def _hits(breach: str, part: str) -> bool:
-    """Whether what is wrong at a path is wrong with a part: it is the part, within it, or the part is within it."""
-    if breach in {"", OPTIONS}:
-        return not breach and part.partition(".")[0] not in {AI_STATE, OPTIONS}
-    return breach == part or breach.startswith(f"{part}.") or part.startswith(f"{breach}.")
+    return _hitting([breach])(part)
 
 
 # From an answer to its parts, and back.
@@ -212,13 +242,27 @@ def _is_branch(schema: Any) -> bool:
     return isinstance(schema, Mapping) and schema.get("type") == "object" and bool(schema.get("properties"))
 
 
-def _known_parts(path: str, value: Any, schema: Mapping[str, Any], ignored: list[str]) -> Iterator[tuple[str, Any]]:
+_OPENING = frozenset(
+    "additionalProperties patternProperties unevaluatedProperties allOf anyOf oneOf if dependentSchemas".split()  # noqa: SIM905 - read as a row
+)
+"""By which keywords a schema may have a place for names that its `properties` don't hold."""
+
+
+def _is_open(schema: Mapping[str, Any]) -> bool:
+    """Whether a designer's schema says outright that a model may add names."""
+    return schema.get("additionalProperties") is not False and not _OPENING.isdisjoint(schema)
+
+
+def _known_parts(
+    path: str, value: Any, schema: Mapping[str, Any], ignored: dict[str, None]
+) -> Iterator[tuple[str, Any]]:
     """Each part of an answer's outputs and `ai_state` by its path."""
     properties = schema.get("properties", {})
     for name, member in value.items():
         here = f"{path}.{name}" if path else str(name)
-        if name not in properties and (not path or schema.get("additionalProperties") is False):
-            ignored += [name] if name not in ignored else []
+        # A name with a dot would be another part's path.
+        if name not in properties and (not path or "." in name or not _is_open(schema)):
+            ignored[name] = None
         elif name in properties and _is_branch(properties[name]) and isinstance(member, Mapping):
             yield from _known_parts(here, member, properties[name], ignored)
         elif here != OPTIONS:
@@ -227,7 +271,7 @@ def _known_parts(path: str, value: Any, schema: Mapping[str, Any], ignored: list
                 yield here, kept
 
 
-def _fitted(value: Any, schema: Any, ignored: list[str]) -> Any:
+def _fitted(value: Any, schema: Any, ignored: dict[str, None]) -> Any:
     """A leaf's value without the keys and nulls that its schema has no place for."""
     if value is None or not isinstance(value, dict | list):
         return value
@@ -239,15 +283,15 @@ def _takes(schema: Any, value: Any) -> bool:
     return not isinstance(schema, Mapping) or constraints.validator_for(schema).is_valid(value)
 
 
-def _known(value: Any, schema: Any, ignored: list[str]) -> Any:
+def _known(value: Any, schema: Any, ignored: dict[str, None]) -> Any:
     if not isinstance(schema, dict):
         return value
     if isinstance(value, list):
         return [_known(item, schema.get("items"), ignored) for item in value]
-    if not isinstance(value, dict) or "properties" not in schema or schema.get("additionalProperties") is not False:
+    if not isinstance(value, dict) or "properties" not in schema or _is_open(schema):
         return value
     properties = schema["properties"]
-    ignored += [key for key in value if key not in properties and key not in ignored]
+    ignored |= dict.fromkeys(key for key in value if key not in properties)
     return {key: _known(item, properties[key], ignored) for key, item in value.items() if key in properties}
 
 
@@ -259,19 +303,22 @@ def _without_nulls(value: Any) -> Any:
     return value
 
 
-def _option_parts(task: Task, answer: Mapping[str, Any], ignored: list[str]) -> dict[str, Any]:
+def _option_parts(
+    task: Task, answer: Mapping[str, Any], ignored: dict[str, None], cut_off: Sequence[Path]
+) -> dict[str, Any]:
     """The texts of the options offered; another one, and a second of the same key, is passed over."""
     told = answer.get(OPTIONS) if task.offer else None
     keys = {constraints.key_of(offer) for offer in task.offer}
     parts: dict[str, Any] = {}
-    for item in told if isinstance(told, list) else ():
-        key = item.get("key") if isinstance(item, Mapping) else None
+    for index, item in enumerate(told if isinstance(told, list) else ()):
+        is_named = isinstance(item, Mapping) and (OPTIONS, index, "key") not in cut_off
+        key = item.get("key") if is_named else None
         path = f"{OPTIONS}.{key}"
         if not isinstance(key, str) or key not in keys or path in parts:
-            ignored += [path] if isinstance(key, str) and path not in ignored else []
+            ignored |= {path: None} if isinstance(key, str) else {}
         elif item.get("text") is not None:
             parts[path] = item["text"]
-        ignored += [name for name in (item if parts.get(path) else ()) if name not in {"key", "text", *ignored}]
+        ignored |= dict.fromkeys(name for name in (item if parts.get(path) else ()) if name not in ("key", "text"))
     return parts
 
 
@@ -284,8 +331,8 @@ def _cut_off(answer: Mapping[str, Any], parts: Mapping[str, Any], paths: Sequenc
     for path in paths:
         at = ".".join(map(str, path))
         if path[:1] == (OPTIONS,):
-            index = path[1] if len(path) > 1 else None
-            item = answer[OPTIONS][index] if isinstance(index, int) and index < len(answer[OPTIONS]) else None
+            index, told = path[1] if len(path) > 1 else None, answer.get(OPTIONS)
+            item = told[index] if isinstance(told, list) and isinstance(index, int) and index < len(told) else None
             at = f"{OPTIONS}.{item.get('key')}" if isinstance(item, Mapping) else ""
         yield from (Breach(part, "length", CUT_OFF) for part in parts if at == part or at.startswith(f"{part}."))
 
@@ -327,6 +374,20 @@ def _breaches(task: Task, parts: Mapping[str, Any]) -> Iterator[Breach]:
         # A NUL breaks stores, an escape sequence takes over a player's terminal.
         if CONTROLS.search(text):
             yield _by_key(Breach(path, "schema", "holds a control character."), keys)
+    for path, name in constraints.own_names(answer, task.prompt.outputs):
+        if CONTROLS.search(name):
+            yield Breach(path, "schema", "a key holds a control character.")
+    yield from (Breach(path, "schema", "is too large a number.") for path in _beyond(answer))
+
+
+def _beyond(value: Any, path: str = "") -> Iterator[str]:
+    """Where numbers stand that are too large."""
+    if isinstance(value, int | float):
+        if not -MAX_NUMBER <= value <= MAX_NUMBER:
+            yield path
+    elif isinstance(value, Mapping | list):
+        for name, member in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _beyond(member, f"{path}.{name}" if path else str(name))
 
 
 def _by_key(breach: Breach, keys: list[str]) -> Breach:
@@ -376,7 +437,7 @@ def warnings_of(task: Task, ignored: Sequence[str]) -> tuple[str, ...]:
         return ()
     terms = task.bounds.forbidden_terms
     told = task.bounds.instructions
-    open_keys = [key for key in ignored if _is_path(key) and leaked(key, told) is None]
+    open_keys = [key for key in ignored[:MAX_NAMED] if _is_path(key) and leaked(key, told) is None]
     named = [key for key in open_keys if not constraints.find_term(key, terms)]
     unnamed = len(ignored) - len(named[:NAMED_BREACHES])
     return ("ignored: " + ", ".join(named[:NAMED_BREACHES] + ([f"{unnamed} more"] if unnamed else [])),)
@@ -384,7 +445,13 @@ def warnings_of(task: Task, ignored: Sequence[str]) -> tuple[str, ...]:
 
 def told_of(breaches: Sequence[Breach]) -> tuple[str, ...]:
     """The breaches as the model is told of them."""
-    return tuple(f"{breach.path}: {breach.message}" if breach.path else breach.message for breach in breaches)
+    named = ((_plain_path(breach.path), breach.message) for breach in breaches)
+    return tuple(f"{path}: {message}" if path else message for path, message in named)
+
+
+def _plain_path(path: str) -> str:
+    """A path as far as it is made of names: what a model made up is not told back to it."""
+    return ".".join(takewhile(_is_path, path.split("."))) if path else ""
 
 
 def rules_of(breaches: Sequence[Breach]) -> str:

@@ -3,11 +3,14 @@
 `received` reads an answer and keeps what passed, part by part; `still_asked` is what the model is
 asked for again; `concluded` mends what can be mended and has the offline narrator tell the rest.
 A part is an output, a name of `ai_state` or an option, as in `answer.Judged`. Pure: no I/O, and
-nothing here waits.
+nothing here waits. Nothing that a model writes ends it otherwise: where judging it fails, that is noted
+for the operator, and the answer is one that can't be used.
 """
 
 from __future__ import annotations
 
+import logging
+import traceback
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +28,9 @@ from runtime.quoting import unmarked
 
 if TYPE_CHECKING:
     from runtime.narrators import Task
+
+
+_LOG = logging.getLogger(__name__)
 
 
 class Draft(Struct, frozen=True):
@@ -70,8 +76,12 @@ def received(task: Task, text: str, finish: str, before: Draft = EMPTY) -> Draft
         reading = read(text)
     except AnswerError as error:
         return replace(before, wrong=cut or (Breach("", "schema", f"{error}."),), rungs=(), ignored=())
-    # A model that quotes the player may write the marks of its prompt back.
-    judged = answer.joined(task, before.parts, unmarked(reading.value), reading.incomplete)
+    try:
+        # A model that quotes the player may write the marks of its prompt back.
+        judged = answer.joined(task, before.parts, unmarked(reading.value), reading.incomplete)
+    except Exception as error:  # noqa: BLE001 - the ladder always ends
+        _note(error)
+        return replace(before, wrong=(Breach("", "schema", "can't be judged."),), rungs=(), ignored=())
     still_raw = {path: text for path, text in before.raw.items() if path not in judged.parts}
     return Draft(
         parts=judged.parts,
@@ -81,6 +91,12 @@ def received(task: Task, text: str, finish: str, before: Draft = EMPTY) -> Draft
         ignored=judged.ignored,
         missing=judged.missing,
     )
+
+
+def _note(error: Exception) -> None:
+    """Say where judging failed, and no word of the answer: its message may quote one."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    _LOG.error("an answer can't be judged: %s in %s, line %s", type(error).__name__, at.name, at.lineno)
 
 
 def _mendable(judged: Judged) -> dict[str, Any]:
@@ -124,15 +140,25 @@ def concluded(task: Task, draft: Draft, **more: Any) -> Narration:
     `more` has its narrator, model, attempts, rungs, usage and spent. Raises NarrationInvalid where
     something needed is missing and the machine refuses to go on without; `more` is on it as well.
     """
-    whole = _mended(task, draft)
-    if whole.missing and task.machine.definition.on_failure == "refuse":
+    is_refusing = task.machine.definition.on_failure == "refuse"
+    try:
+        whole = _mended(task, draft)
+        narration = None if whole.missing and is_refusing else _told(task, draft, whole, more)
+    except Exception as error:  # noqa: BLE001 - the ladder always ends
+        _note(error)
+        narration = None if is_refusing else _all_offline(task, more)
+    if narration is None:
         raise invalid(draft, **more)
-    return _told(task, draft, whole, more)
+    return narration
 
 
 def filled(task: Task, draft: Draft, **more: Any) -> Narration:
     """As `concluded`, also where the machine would refuse."""
-    return _told(task, draft, _mended(task, draft), more)
+    try:
+        return _told(task, draft, _mended(task, draft), more)
+    except Exception as error:  # noqa: BLE001 - the ladder always ends
+        _note(error)
+        return _all_offline(task, more)
 
 
 def invalid(draft: Draft, **more: Any) -> NarrationInvalid:
@@ -186,9 +212,12 @@ def _learned(parts: Mapping[str, Any]) -> dict[str, Any]:
 def _standing(task: Task, whole: Judged) -> dict[str, Any]:
     """What offline need not tell: where options alone are missing, what a model left out on purpose stays out."""
     is_told = all(path.startswith(f"{OPTIONS}.") for path in whole.missing)
-    names = task.schema.get("properties", {}).get(AI_STATE, {}).get("properties", ())
-    left_out = (*task.prompt.fields, *(f"{AI_STATE}.{name}" for name in names)) if is_told else ()
+    left_out = (*task.prompt.fields, *(f"{AI_STATE}.{name}" for name in _ai_state_names(task))) if is_told else ()
     return nested({**dict.fromkeys(left_out), **whole.parts})
+
+
+def _ai_state_names(task: Task) -> tuple[str, ...]:
+    return tuple(task.schema.get("properties", {}).get(AI_STATE, {}).get("properties", ()))
 
 
 def _filled(task: Task, told: Narration) -> Iterator[tuple[str, Any]]:
@@ -204,7 +233,8 @@ def _filled(task: Task, told: Narration) -> Iterator[tuple[str, Any]]:
 
 
 def _dropped(task: Task, paths: list[str]) -> tuple[str, ...]:
-    named = [path for path in paths if path in task.prompt.fields]
+    names = (*task.prompt.fields, *(f"{AI_STATE}.{name}" for name in _ai_state_names(task)))
+    named = [path for path in paths if path in names]
     return (f"dropped: {', '.join(named)}",) if named else ()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from runtime.constraints import AI_STATE_CHARS, cut, find_term, max_chars_of, schema_at
+from runtime.constraints import AI_STATE_CHARS, FAR, cut, find_term, max_chars_of, schema_at
 from runtime.cutting import is_balanced, sentences
 from runtime.narrators.answer import AI_STATE, CONTROLS
 from runtime.outputs import TEXTS
@@ -26,7 +26,7 @@ def mended(task: Task, path: str, text: Any) -> str | None:
     longest = _longest(task, path)
     if not isinstance(text, str) or longest is None:
         return None
-    clean = CONTROLS.sub("", text)
+    clean = CONTROLS.sub("", text[: FAR * longest])
     kept = _without_terms(clean, task.bounds.forbidden_terms)
     return cut(kept, longest) or None
 
