@@ -18,7 +18,7 @@ from runtime import loader, request
 from runtime.advance import arrived, route, settle
 from runtime.errors import WorldError
 from runtime.narrators.openai import OpenAI
-from runtime.narrators.probing import Known, Tried, held, probe
+from runtime.narrators.probing import Known, Tried, held, is_sure, probe
 from runtime.narrators.provider import CallError
 from runtime.narrators.release import Release
 from runtime.request import nearest
@@ -136,7 +136,8 @@ async def _examined(
     if form is None:
         return
     provider.format = form
-    known.note(provider)
+    if is_sure(tries):
+        known.note(provider)
     yield _latency(next(each for each in tries if each.holds), first_token_s)
     _tell(provider, "for one whole answer")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
@@ -20,6 +21,8 @@ from runtime.narrators.breaker import LONG_REST_S, REST_S
 from runtime.narrators.openai import OpenAI, Profile
 from runtime.prices import Prices
 from runtime.session import Usage
+from server.fake.http import chunk, head_of
+from server.fake.sending import CHUNKED, EVENTS
 
 USED = {"prompt_tokens": 100, "completion_tokens": 10, "prompt_cache_hit_tokens": 60}
 PATIENCE_S = 30.0
@@ -62,6 +65,17 @@ async def narrator(*llms: FakeLLM, time: Time | None = None, **profile: Any) -> 
         yield under_test
     finally:
         await under_test.close()
+
+
+def stalls() -> Any:
+    """Begin the good answer and send no more of it, without end."""
+    word = {"choices": [{"index": 0, "delta": {"content": json.dumps(GOOD)[:60]}}]}
+
+    async def behave(_: Any, writer: asyncio.StreamWriter) -> None:
+        writer.write(head_of(200, {**EVENTS, **CHUNKED}) + chunk(f"data: {json.dumps(word)}\n\n".encode()))
+        await asyncio.Event().wait()
+
+    return behave
 
 
 def asked(*llms: FakeLLM) -> list[int]:
@@ -150,6 +164,83 @@ async def test_a_stream_that_breaks_off_is_asked_for_the_rest(llms: Any) -> None
     assert asked(llm) == [2]
     assert narration.rungs[-1] == "reask"
     assert narration.output["scene"] == GOOD["scene"]
+
+
+@pytest.mark.parametrize(
+    "cut", [cuts_off(GOOD, keep=2000, announced=False), stalls()], ids=["by the host", "by our own limit"]
+)
+async def test_what_a_cut_answer_lacks_is_asked_of_another(llms: Any, cut: Any) -> None:
+    """One that is slow or broken would be so again; and it counts against it."""
+    first, second = llms(2)
+    first.will(cut)
+    second.will(says(GOOD))
+
+    async with narrator(first, second, attempt_timeout_s=2.0, failures=1) as openai:
+        narration = await tell(openai, task())
+        assert [each.breaker for each in openai.standing()] == ["open", "closed"]
+
+    assert asked(first, second) == [1, 1]
+    assert narration.rungs[-2:] == ("reask", "failover")
+    assert narration.output["scene"] == GOOD["scene"]
+    assert narration.fallback == ()
+
+
+async def test_an_answer_that_adds_nothing_has_told_nothing(llms: Any) -> None:
+    """The model that a label names is the one whose words are read."""
+    first, second = llms(2)
+    first.will(says({**GOOD, "options": []}, model="first-1"), refuses(401))
+    second.will(says("no json", model="second-1"))
+
+    async with narrator(first, second) as openai:
+        narration = await tell(openai, task())
+
+    assert asked(first, second) == [2, 1]
+    assert (narration.model, narration.spent.provider) == ("first-1", "other")
+    assert narration.attempts == 3
+
+
+async def test_calls_that_were_never_made_are_not_counted(llms: Any) -> None:
+    (llm,) = llms(1)
+    held = threading.Event()
+
+    async def fails(asked: Any, writer: Any) -> None:
+        await asyncio.to_thread(held.wait, PATIENCE_S)
+        await refuses(401)(asked, writer)
+
+    llm.will(fails)
+    async with narrator(llm, max_in_flight=1) as openai:
+        turns = [asyncio.create_task(tell(openai, task())) for _ in range(3)]
+        assert await asyncio.to_thread(llm.wait_for_requests, 1)
+        held.set()
+        told = await asyncio.gather(*turns)
+
+    assert asked(llm) == [1]
+    assert [(each.attempts, each.spent.calls, each.usage) for each in told] == [
+        (1, 1, Usage()), (0, 0, Usage()), (0, 0, Usage()),
+    ]  # fmt: skip
+    assert [each.rungs for each in told] == [("json_object", "offline"), ("offline",), ("offline",)]
+
+
+async def test_turns_that_are_refused_a_format_together_step_on_by_one(llms: Any) -> None:
+    (llm,) = llms(1)
+    all_asked = threading.Event()
+
+    async def answers(asked: Any, writer: Any) -> None:
+        if asked.body.get("response_format", {}).get("type") != "json_schema":
+            await says(GOOD)(asked, writer)
+            return
+        await asyncio.to_thread(all_asked.wait, PATIENCE_S)
+        await refuses(400, {"message": "response_format json_schema is not supported"})(asked, writer)
+
+    llm.will(answers)
+    async with narrator(llm, safe_format="json_schema") as openai:
+        turns = [asyncio.create_task(tell(openai, task())) for _ in range(4)]
+        assert await asyncio.to_thread(llm.wait_for_requests, 4)
+        all_asked.set()
+        told = await asyncio.gather(*turns)
+        assert openai.standing()[0].response_format == "json_object"
+
+    assert {each.rungs for each in told} == {("json_schema", "json_object")}
 
 
 async def test_a_re_ask_goes_to_the_one_that_answered(llms: Any) -> None:

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_llm import FakeLLM, hangs, refuses, says
+from fake_llm import FakeLLM, hangs, refuses, replies, says
 from tasks import GOOD, task, tell
 
 from runtime.narrators.openai import OpenAI, Profile
 from runtime.narrators.probing import KEPT_DAYS, Known, held, learn, probe
+from server.fake.reply import Reply
 
 BLUE = {"colour": "blue"}
+FENCED = "```json\n{}\n```"
+TOO_LONG = replies(Reply(content="{", finish="length"))
 CANNOT = refuses(400, {"message": "This response_format type is unavailable now"})
 TODAY = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -68,11 +71,13 @@ def formats(llm: FakeLLM) -> list[str]:
     [
         ([says(BLUE)], "json_schema"),
         ([CANNOT, says(BLUE)], "json_object"),
-        ([says({"sky": "blue"}), says({"sky": "blue"})], "json_object"),
+        ([says({"sky": "blue"})] * 3, "json_object"),
         ([CANNOT, CANNOT, says("The sky is blue.")], "text"),
-        ([refuses(422), says("```json\n{}\n```"), says("blue")], "text"),
+        ([refuses(422), refuses(422), says(FENCED), says(FENCED), says("blue")], "text"),
+        ([says(FENCED), says(BLUE)], "json_schema"),
+        ([refuses(400), says(BLUE)], "json_schema"),
     ],
-    ids=["schema", "refused", "schema not kept to", "both refused", "fenced all the same"],
+    ids=["schema", "refused", "schema not kept to", "both refused", "fenced each time", "fenced once", "rejected once"],
 )
 async def test_the_best_format_that_holds_is_found_and_kept(
     llm: FakeLLM, file: Path, answers: list[Any], expected: str
@@ -83,7 +88,30 @@ async def test_the_best_format_that_holds_is_found_and_kept(
         assert openai.standing()[0].response_format == expected
 
     assert kept(file) == {f"{llm.url} asked-1": {"on": "2026-11-23", "response_format": expected}}
-    assert formats(llm) == ["json_schema", "json_object", "text"][: len(answers)]
+    assert len(llm.requests) == len(answers)
+    assert formats(llm)[-1] == expected
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [TOO_LONG],
+        [says(FENCED), refuses(503)],
+        [says(FENCED), TOO_LONG],
+    ],
+    ids=["too long", "odd, then busy", "odd, then too long"],
+)
+async def test_one_odd_answer_shows_nothing_and_is_kept_nowhere(
+    llm: FakeLLM, file: Path, answers: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would hold a good provider to plain text for a month."""
+    llm.will(*answers)
+
+    async with narrator(llm, file) as openai:
+        assert openai.standing()[0].response_format == "json_object"
+
+    assert kept(file) is None
+    assert "asking for json_object until the next start" in caplog.text
 
 
 async def test_what_is_known_is_not_asked_again(llm: FakeLLM, file: Path) -> None:

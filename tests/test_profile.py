@@ -23,6 +23,8 @@ def test_the_key_is_in_no_repr() -> None:
     [
         {"base_url": "llm.example/v1"},
         {"base_url": "ftp://llm.example"},
+        {"base_url": "http://llm.example:99999/v1"},
+        {"base_url": "http://llm.example:port/v1"},
         {"base_url": f"https://user:{KEY}@llm.example"},
         {"base_url": f"https://llm.example/?key={KEY}"},
         {"key": f"{KEY}\n"},

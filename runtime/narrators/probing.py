@@ -1,8 +1,10 @@
 """What a provider and its model can do of json_schema → json_object → text: tried once, and kept in a file.
 
 A probe asks for one word, in each format from the best on, until an answer shows that the format
-holds. It is made when a server starts on a provider that nobody knows, and by `edgewise doctor`,
-never for a player's turn. Where it can't be made, the profile's safest format is asked for.
+holds. That it doesn't is shown by a refusal that names the format, or by the same failure twice: one
+odd answer shows nothing, and nothing is kept of it. A probe is made when a server starts on a provider
+that nobody knows, and by `edgewise doctor`, never for a player's turn. Where it can't be made, or shows
+nothing, the profile's safest format is asked for.
 """
 
 from __future__ import annotations
@@ -56,7 +58,10 @@ class Found(Struct, frozen=True):
 
 
 class Tried(Struct, frozen=True):
-    """One format that was tried: whether it holds (None: nobody can say), why not, its mend, and the times in ms."""
+    """One format that was tried: whether it holds (None: nobody can say), why not, its mend, and the times in ms.
+
+    `is_answered`: there was an answer, whatever it was worth. `is_said`: the provider itself named the format.
+    """
 
     response_format: ResponseFormat
     holds: bool | None
@@ -64,6 +69,8 @@ class Tried(Struct, frozen=True):
     first_token_ms: int = 0
     total_ms: int = 0
     mend: str = ""
+    is_answered: bool = False
+    is_said: bool = False
 
 
 class _Kept(Struct, frozen=True):
@@ -133,7 +140,7 @@ async def learn(providers: Iterable[Provider], known: Known, within_s: float = W
             provider.format = found[_key(provider.profile)] = form
         else:
             _LOG.warning(
-                "what the model at %s can do could not be found out (it %s): asking for %s",
+                "what the model at %s can do could not be found out (it %s): asking for %s until the next start",
                 provider.profile.host,
                 tries[-1].why,
                 provider.format,
@@ -147,10 +154,16 @@ async def probe(provider: Provider, within_s: float = WITHIN_S, *, every: bool =
     ends_at = time.monotonic() + within_s
     tries: list[Tried] = []
     for form in provider.profile.formats:
-        tries.append(await _tried(provider, form, ends_at - time.monotonic()))
-        if tries[-1].holds is None or (tries[-1].holds and not every):
+        tries.append(await _shown(provider, form, ends_at))
+        nobody_answers = tries[-1].holds is None and not tries[-1].is_answered
+        if nobody_answers or (tries[-1].holds is not False and not every):
             break
     return tries
+
+
+def is_sure(tries: Iterable[Tried]) -> bool:
+    """Whether of every better format than the one that holds it was shown that it doesn't."""
+    return next((each.holds for each in tries if each.holds is not False), None) is True
 
 
 def held(tries: Iterable[Tried]) -> ResponseFormat | None:
@@ -158,18 +171,29 @@ def held(tries: Iterable[Tried]) -> ResponseFormat | None:
     return next((each.response_format for each in tries if each.holds), None)
 
 
+async def _shown(provider: Provider, form: ResponseFormat, ends_at: float) -> Tried:
+    """One format, tried again where one failure may be a whim."""
+    first = await _tried(provider, form, ends_at - time.monotonic())
+    if first.holds is not False or first.is_said:
+        return first
+    again = await _tried(provider, form, ends_at - time.monotonic())
+    return again if again.is_answered or again.holds is False else msgspec.structs.replace(first, holds=None)
+
+
 async def _tried(provider: Provider, form: ResponseFormat, within_s: float) -> Tried:
     began = time.monotonic()
     try:
         got = await provider.ask(_body(provider.profile, form), lambda _: None, max(0.0, within_s))
     except CallError as failed:
-        # Whatever a 400 says: with this format there is no answer.
-        return Tried(form, False if failed.outcome in ("format", "rejected") else None, failed.why, mend=failed.mend)
-    if got.finish == "cut":
-        return Tried(form, None, got.why)
-    holds = _holds(form, got.text)
+        cannot = False if failed.outcome in ("format", "rejected") else None
+        return Tried(form, cannot, failed.why, mend=failed.mend, is_said=failed.outcome == "format")
+    holds = got.finish != "cut" and _holds(form, got.text)
+    if not holds and got.finish in ("cut", "length", "content_filter"):
+        # What was cut might have ended well.
+        return Tried(form, None, got.why or f"answered, and was cut ({got.finish})", is_answered=True)
     why = "" if holds else "answered, and not in that format"
-    return Tried(form, holds, why, got.first_token_ms, round((time.monotonic() - began) * 1000))
+    total_ms = round((time.monotonic() - began) * 1000)
+    return Tried(form, holds, why, got.first_token_ms, total_ms, is_answered=True)
 
 
 def _holds(form: ResponseFormat, text: str) -> bool:

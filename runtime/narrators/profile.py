@@ -104,6 +104,10 @@ def _fault_of_url(base_url: str) -> str:
     url = urlsplit(base_url)
     if url.scheme not in ("http", "https") or not url.hostname:
         return "the narrator's base URL must begin with http:// or https:// and name a host"
+    try:
+        _ = url.port
+    except ValueError:
+        return "the narrator's base URL names a port that there isn't: 0 to 65535"
     if url.username or url.password or url.query or url.fragment:
         return "the narrator's base URL may hold no user, password, query or fragment: give the key as key"
     return ""
