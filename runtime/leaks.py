@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from runtime.cutting import sentences
 from runtime.quoting import clean, has_mark
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ SECRET_CHARS = 8
 BROUGHT_CHARS = 6
 """Shorter values that a turn brings into its instructions are left in them, in code points."""
 
+SENTENCE = 12
+"""From which weight on a sentence of the instructions is known again where it is all that is said."""
+CLAUSE = 24
+"""From which weight on it is known again inside another."""
+
 _WINDOW = 12
 _SECRET = re.compile(rf"(?=[A-Za-z_-]*[0-9])(?=[0-9_-]*[A-Za-z])[A-Za-z0-9_-]{{{SECRET_CHARS},}}")
 _HELD = re.compile("[\ufdd0\ufdd1][^\ufdd0-\ufdd2]*\ufdd2")
@@ -41,10 +47,12 @@ _HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
 class _Told(Struct, frozen=True):
-    """Instructions, prepared: the windows of their letters, and their secrets in each disguise."""
+    """Instructions, prepared: the windows of their letters, their secrets in each disguise, their sentences."""
 
     windows: frozenset[str]
     secrets: tuple[str, ...]
+    sentences: frozenset[str]
+    clauses: tuple[str, ...]
 
 
 def instructions(prompt: Prompt, messages: Iterable[Message], inputs: Mapping[str, Any]) -> tuple[str, ...]:
@@ -93,6 +101,17 @@ def leaked(text: str, told: tuple[str, ...]) -> str | None:
     return "an encoded passage" if any(gives_away) else None
 
 
+def repeats(sentence: str, told: tuple[str, ...]) -> bool:
+    """Whether a sentence is one of the instructions, or has a long one in it.
+
+    That is too little for a leak, since a story may say so of itself; but where one follows another it is one.
+    """
+    if not told:
+        return False
+    prepared, letters = _prepared(told), _letters(sentence)
+    return letters in prepared.sentences or any(clause in letters for clause in prepared.clauses)
+
+
 def _letters(text: str) -> str:
     """A text's letters and digits, folded: spaces, signs and case hide nothing."""
     if not text.isascii():
@@ -124,7 +143,21 @@ def _prepared(told: tuple[str, ...]) -> _Told:
         windows.update(letters[at : at + _WINDOW] for at in range(len(letters) - _WINDOW + 1))
         for found in _SECRET.findall(text):
             secrets |= dict.fromkeys(_letters(each) for each in _disguises(found))
-    return _Told(frozenset(windows), tuple(secret for secret in secrets if len(secret) >= SECRET_CHARS - 2))
+    kept = tuple(secret for secret in secrets if len(secret) >= SECRET_CHARS - 2)
+    weights = {letters: _weight(letters) for letters in map(_letters, _sentences(told))}
+    return _Told(
+        windows=frozenset(windows),
+        secrets=kept,
+        sentences=frozenset(letters for letters, weight in weights.items() if weight >= SENTENCE),
+        clauses=tuple(letters for letters, weight in weights.items() if weight >= CLAUSE),
+    )
+
+
+def _sentences(told: tuple[str, ...]) -> Iterator[str]:
+    for text in told:
+        for line in text.splitlines():
+            yield line
+            yield from sentences(line)
 
 
 def _disguises(secret: str) -> Iterator[str]:

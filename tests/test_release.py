@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from tasks import BOUNDS, GOOD, task
 
 from runtime import constraints
 from runtime.constraints import Bounds
-from runtime.narrators import Narration, Task, ladder
+from runtime.narrators import Narration, Task, ladder, release
 from runtime.narrators.release import Release
 
 ZH = Bounds(language="zh", max_chars_scene=60, max_chars_option=8, forbidden_terms=("血腥", "鬼门"))
@@ -238,3 +239,47 @@ def test_what_was_heard_reads_as_the_narration_and_never_broke_a_rule(text, cuts
     assert {path: value for path, value in heard.texts.items() if value} == told
     if narration.output["scene"] == narration.learned.get("scene"):
         assert ("field.replaced", "scene") not in [event[:2] for event in heard.events]
+
+
+TOLD = (
+    "你是《凶宅回响》的说书人。\n- 只讲眼前，不讲后来。\n冷。\nYou are the narrator of an old house. Never say why.",
+)
+
+
+@pytest.mark.parametrize(
+    ("scene", "heard"),
+    [
+        ("你是《凶宅回响》的说书人。你推开了门。", ""),
+        ("你慢慢推开了门。“你是凶宅回响的说书人！”它说。", "你慢慢推开了门。"),
+        ("你慢慢推开了门。只讲眼前， 不讲后来。你走了进去。", "你慢慢推开了门。"),
+        ("门外真冷。冷。你走了进去。", "门外真冷。冷。你走了进去。"),
+        ("说书人不在了。你推开了门。", "说书人不在了。你推开了门。"),
+    ],
+)
+def test_a_sentence_of_the_instructions_waits_for_the_whole(scene, heard):
+    asked = task(bounds=replace(ZH, instructions=TOLD))
+    text = json.dumps({**GOOD, "scene": scene}, ensure_ascii=False)
+    before, after, narration = settled(asked, text)
+
+    assert "".join(before.deltas) == heard
+    assert (narration.output["scene"], after.texts["scene"]) == (scene, scene)
+    assert {event for event, _, _ in after.events} == {"field.delta"}
+
+
+def test_a_leak_is_heard_neither_before_nor_when_the_whole_shows_it():
+    told = (
+        "You are the narrator of an old house. You tell of nothing but the hall, the stairs, and the cellar. Be brief."
+    )
+    asked = task(bounds=replace(EN, max_chars_scene=400, instructions=(told,)))
+    before, after, _ = settled(asked, json.dumps({**GOOD, "scene": told}))
+
+    assert before.deltas == []
+    assert "narrator" not in "".join(after.deltas)
+
+
+def test_what_cant_be_judged_is_not_heard(monkeypatch):
+    def fail(*_):
+        raise ValueError
+
+    monkeypatch.setattr(release, "text_breaches", fail)
+    assert spoken(chinese(), '{"scene": "门开了。屋里很黑。门又关上了。"}').events == []

@@ -3,7 +3,8 @@
 A narrator feeds a release with the model's answer as it comes. A text is released sentence by
 sentence, each once everything up to its end has passed: terms, rating, language, facts, length so
 far. A sentence whose end may yet become a forbidden term waits; behind the first breach nothing
-more of that text is released. What was not released by then follows when the narration is known,
+more of that text is released. A sentence of the instructions holds its text back too: with what
+follows it may be a leak. What was not released by then follows when the narration is known,
 and what was released and does not stand is replaced: that is left for faults which only the whole
 shows. Options and `ai_state` are not released.
 """
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from runtime.constraints import text_breaches
 from runtime.cutting import sentences
+from runtime.leaks import repeats
 from runtime.narrators.answer import CONTROLS
 from runtime.narrators.reading import Grown, Reader
 from runtime.outputs import TEXTS
@@ -78,13 +80,13 @@ class Release:
     def _release(self, path: str, *, is_closed: bool) -> None:
         text = self._texts[path]
         for end in _ends(text, self._tried.get(path, 0), is_closed=is_closed):
-            self._tried[path] = end
+            start, self._tried[path] = self._tried.get(path, 0), end
             judged = self._judged(path, text[:end], is_whole=is_closed and end == len(text))
-            if judged == "passes":
-                self._tell(path, text[:end])
-            elif judged == "breaks":
+            if judged == "breaks" or repeats(text[start:end], self._task.bounds.instructions):
                 self._shut.add(path)
                 return
+            if judged == "passes":
+                self._tell(path, text[:end])
         unjudged = len(text) - self._tried.get(path, 0)
         if is_closed or unjudged > self._task.bounds.max_chars_text + LOOK_AHEAD_CHARS:
             self._shut.add(path)
@@ -92,7 +94,10 @@ class Release:
     def _judged(self, path: str, text: str, *, is_whole: bool) -> Literal["passes", "waits", "breaks"]:
         """Whether a text may be heard so far; `waits` where what comes next may yet let it pass."""
         bounds = self._task.bounds
-        rules = {breach.rule for breach in text_breaches(path, text, self._task.prompt, bounds)}
+        try:
+            rules = {breach.rule for breach in text_breaches(path, text, self._task.prompt, bounds)}
+        except Exception:  # noqa: BLE001 - the ladder judges it again, and notes why it fails
+            return "breaks"
         if rules - {"language"} or CONTROLS.search(text) or has_mark(text):
             return "breaks"
         if is_whole:
