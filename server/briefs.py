@@ -290,7 +290,8 @@ def _values(machine: Machine, typed: Mapping[str, str]) -> dict[str, Any]:
             raise _unknown("variable", name, variables)
         values[name] = _value(variables[name], text)
         if problem := unfit(values[name], variables[name], "value"):
-            raise Refused(WRONG, f"{name}={text}: {problem}", "Give a value that the machine could")
+            what, _, mend = problem.partition(". ")
+            raise Refused(WRONG, f"{name}={text}: {what}", mend or "Give a value that the variable may have")
     return values
 
 

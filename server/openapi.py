@@ -125,7 +125,8 @@ OPERATIONS: Final = (
     ),
     Operation("get", "/health", "Does the process answer?", None, gives=answers.Health),
     Operation(
-        "get", "/ready", "Could a turn be taken now?", None, gives=answers.Ready, errors=("store_unavailable",)
+        "get", "/ready", "Could a turn be taken now?", None, gives=answers.Ready,
+        errors=("store_unavailable", "narrator_unavailable"),
     ),
     Operation("get", "/metrics", "Figures for Prometheus", "operator", gives=("text/plain",), errors=_TOKEN),
     Operation(
@@ -246,7 +247,8 @@ _ACCEPT = (
 )
 _LAST_ID = (
     "The id of the last event that was heard. With the same body and Idempotency-Key, a stream goes on after it while "
-    "the turn runs in this process; after that, and in every other process, `turn.committed` alone is told again."
+    "the turn runs in this process; once it is done, and in every other process, `turn.committed` alone is told again. "
+    "Where the process fell in the middle of the turn, it is played anew: ids begin anew, with `turn.accepted`."
 )
 _WAIT = "`wait=N`: seconds to wait for a request with the same key that is under way; 25 where it is not sent."
 _REPLAYED = "Sent where the answer is the one that the same Idempotency-Key got before."
@@ -385,10 +387,12 @@ def _line_of(event: str, data: dict[str, Any]) -> dict[str, Any]:
 
 
 _EVENTS = (
-    "`turn.accepted` first. `field.delta` goes on with the text at its path; `field.replaced` is the whole text in "
-    "place of what was told of it, '' for none. The last is `turn.committed`, once the turn is durable, with the plain "
+    "`turn.accepted` first: whenever it comes, drop what was told before it. `field.delta` goes on with the text "
+    "at its path; `field.replaced` is the whole text in place of what was told of it, '' for none. "
+    "The last is `turn.committed`, once the turn is durable, with the plain "
     "answer's JSON, or `turn.failed` with the plain error's: nothing has changed then. What else there is, such as a "
-    "`heartbeat` line (in SSE a comment) after 10 s of silence, is to be passed over. All JSON is in ASCII."
+    "`heartbeat` line (in SSE a comment) after 10 s of silence, is to be passed over; it repeats the last event's id. "
+    "All JSON is in ASCII."
 )
 _TOLD = (
     forms.Event("5f1c-1", "turn.accepted", '{"session_id":"s1","turn":2,"event":{"type":"DECISION"}}'),

@@ -51,7 +51,8 @@ def _of_state(options: dict[str, Any]) -> int:
     try:
         found = briefs.of_state(machine, wanted)
     except Refused as refused:
-        click.echo(f"{refused.message}. {refused.hint}".strip(), err=True)
+        end = "" if refused.hint.endswith("?") else "."
+        click.echo(f"{refused.message}. {refused.hint.rstrip('.')}{end}", err=True)
         return WRONG_USE
     _print(_page(found), _facts(found), options["form"])
     return GOOD

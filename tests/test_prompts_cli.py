@@ -260,7 +260,7 @@ def test_a_free_options_edge_is_taken_by_the_first_kind_that_opens_it(desk: Desk
 
 def test_a_kind_of_free_options_can_be_chosen(desk: Desk):
     assert desk.facts("cave", "OUT", "--choose", "bold")["choice"] == "冒险"
-    assert desk.run("cave", "HALL", "--choose", "bold").err.split(". ")[1].strip() == "It leads to: OUT"
+    assert desk.run("cave", "HALL", "--choose", "bold").err.split(". ")[1].strip() == "It leads to: OUT."
 
 
 def test_no_secret_is_shown_whatever_it_is(desk: Desk):
@@ -290,8 +290,9 @@ def test_every_message_is_counted(desk: Desk):
         (["cave", "HALL", "--edge", "HALL.lep"], "there is no edge 'HALL.lep'. Did you mean 'HALL.leap'?"),
         (["cave", "HALL", "--context", "hpp=3"], "there is no variable 'hpp'. Did you mean 'hp'?"),
         (["cave", "HALL", "--context", "hp"], "--context hp: write NAME=VALUE."),
-        (["cave", "HALL", "--context", "hp=12"], "hp=12: "),
+        (["cave", "HALL", "--context", "hp=12"], "Give a value that the variable may have."),
         (["cave", "HALL", "--context", "hp=few"], "hp=few: "),
+        (["cave", "HALL", "--context", "bag=lmap"], "'lmap' is none of its members. Did you mean 'lamp'?"),
         (["cave", "HALL", "--context", "bag=lamp,rop"], "Did you mean 'rope'?"),
         (["cave", "HALL", "--language", "fr"], "fr"),
         (["cave", "HALL", "--turn", "2"], "name it with --session"),
@@ -307,6 +308,7 @@ def test_wrong_use_is_told_with_its_mend(desk: Desk, words: list[str], message: 
     assert said.code == 2
     assert message in " ".join(said.err.split()).replace("│ ", "").replace(" │", "")
     assert said.out == ""
+    assert "?." not in said.err
 
 
 # For a turn that was played.
