@@ -7,6 +7,7 @@ whole answer to a prompt of the default machine. No key is printed.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Literal
 
@@ -16,7 +17,7 @@ from msgspec import Struct
 
 from runtime import loader, request
 from runtime.advance import arrived, route, settle
-from runtime.errors import WorldError
+from runtime.errors import DesignError, WorldError
 from runtime.narrators.openai import OpenAI
 from runtime.narrators.probing import Known, Tried, held, is_sure, probe
 from runtime.narrators.provider import CallError
@@ -24,6 +25,7 @@ from runtime.narrators.release import Release
 from runtime.request import nearest
 from runtime.session import Invoke
 from runtime.turn import brief, choose_edge, timed
+from server import project_file
 from server.build import default_machine, known_path, profiles_of
 from server.settings import PROJECT_FILE, variable_of
 
@@ -38,6 +40,7 @@ WITHIN_S = 60.0
 """The longest that each question to a provider may take: a local model may have to be loaded first."""
 NAMED_MODELS = 8
 _SEED = "doctor"
+_KEY_REFUSED = re.compile(r"answered (401|403)\b")
 _MARKS = {"good": ("ok", "green"), "unsure": ("?", "yellow"), "bad": ("FAIL", "red")}
 
 
@@ -71,8 +74,7 @@ def doctor(settings: Settings, form: str) -> int:
     """
     profiles = profiles_of(settings)
     if not profiles:
-        click.echo("[]" if form == "json" else _offline(settings))
-        return 0
+        return _offline(settings, form)
     machines = loader.load_project(settings.project_path)
     task = first_task(machines[default_machine(settings, machines)])
     reports = asyncio.run(_reports(profiles, task, Known(known_path(settings))))
@@ -94,11 +96,29 @@ def first_task(machine: Machine) -> Task:
     return brief(opened, settled, asked, route(machine, arrived(settled.session)).offer, WITHIN_S)
 
 
-def _offline(settings: Settings) -> str:
+def _offline(settings: Settings, form: str) -> int:
+    """Say that no model is asked, and how those that are described are checked. Raises DesignError."""
+    if findings := project_file.findings_of(settings.project_path):
+        raise DesignError(findings)
     told = "offline: turns are told from written fragments; no model is asked, and there is nothing to check"
-    if (settings.project_path / PROJECT_FILE).is_file():
-        told += f"\n{PROJECT_FILE} is read where {variable_of('narrator')} = openai, or with --narrator openai"
-    return told
+    hint = ""
+    described = _described(settings)
+    if described:
+        hint = (
+            f"{described} is read where {variable_of('narrator')} = openai: `edgewise doctor --narrator openai` checks"
+        )
+    if form == "json":
+        click.echo(msgspec.json.format(msgspec.json.encode({"narrator": "offline", "hint": hint})))
+    else:
+        click.echo(f"{told}\n{hint}" if hint else told)
+    return 0
+
+
+def _described(settings: Settings) -> str:
+    """Where a model is described that nobody asks, '' where none is."""
+    names = ("openai_base_url", "openai_model", "openai_profile")
+    named = next((variable_of(name) for name in names if getattr(settings, name)), "")
+    return named or (PROJECT_FILE if (settings.project_path / PROJECT_FILE).is_file() else "")
 
 
 async def _reports(profiles: tuple[Profile, ...], task: Task, known: Known) -> list[Report]:
@@ -108,9 +128,20 @@ async def _reports(profiles: tuple[Profile, ...], task: Task, known: Known) -> l
         narrator = OpenAI(_patient(profile))
         (provider,) = narrator.providers
         checks = [each async for each in _examined(narrator, provider, task, known, profile.first_token_s)]
-        reports.append(Report(provider.name, profile.host, profile.model, tuple(checks)))
+        reports.append(Report(provider.name, profile.host, profile.model, _judged(checks)))
         await narrator.close()
     return reports
+
+
+def _judged(checks: list[Checked]) -> tuple[Checked, ...]:
+    """The checks, where a later one shows it with a key that is bad: some list their models to anyone."""
+    bad = [each for each in checks if each.verdict == "bad" and each.what != "key"]
+    refused = next((each for each in bad if _KEY_REFUSED.search(each.found)), None)
+    if refused is None:
+        return tuple(checks)
+    status = _KEY_REFUSED.findall(refused.found)[0]
+    key = Checked("key", "bad", f"a call was answered {status}: the key is not accepted", refused.mend)
+    return tuple(key if each.what == "key" else each for each in checks)
 
 
 def _patient(profile: Profile) -> Profile:

@@ -93,6 +93,13 @@ class Meter:
         self._failed = self._counter("failed_tellings", "Turns that cost something and came to nothing.")
         self._calls = self._counter("calls", "Calls of models, by how they ended.", "provider", "outcome")
         self._called: dict[tuple[str, str], int] = {}
+        self._breaker = Gauge(
+            "edgewise_breaker_open",
+            "1 while a provider is left alone after failures.",
+            ["provider"],
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
         self._rungs = self._counter("rungs", "Rungs of the ladder that turns were told on.", "rung")
         self._fallback = self._counter("fallback_fields", "Fields that the offline narrator told; * counts as one.")
         self._budget = Gauge(
@@ -177,6 +184,7 @@ class Meter:
         for budget, share in self.shares().items():
             self._budget.labels(budget).set(share)
         for each in self.standing():
+            self._breaker.labels(each.name).set(each.breaker == "open")
             for outcome, calls in each.calls.items():
                 before = self._called.get((each.name, outcome), 0)
                 self._calls.labels(each.name, outcome).inc(calls - before)
@@ -214,6 +222,7 @@ class Meter:
 
     def exposition(self) -> bytes:
         """All figures in Prometheus's text format; those of every process where they are shared."""
+        self._look()
         self._look()
         if not self._is_shared:
             return generate_latest(self.registry)

@@ -36,6 +36,13 @@ _MENDS = {
     _VARIABLE: "is no name of a variable: write the name under which the environment or .env has the key",
     _URL: "is no base URL: write http:// or https://, a host and a path; a key has a variable of its own",
 }
+_BOUNDS = {
+    _KINDS.Minimum: "too small: at least {}",
+    _KINDS.ExclusiveMinimum: "too small: more than {}",
+    _KINDS.Maximum: "too large: at most {}",
+    _KINDS.MinLength: "too short: at least {} long",
+    _KINDS.MinItems: "too short: at least {} long",
+}
 _MEANT = {
     "key": "key_variable",
     "api_key": "key_variable",
@@ -195,5 +202,5 @@ def _told(error: Any, kind: Any, path: tuple[Any, ...]) -> tuple[str, str]:
     if isinstance(kind, _KINDS.Pattern):
         # What stands here by mistake may be a key: it is not repeated.
         return "E110", f"{name} {_MENDS[kind.pattern]}"
-    limit = getattr(kind, "limit", None)
-    return "E110", f"{name} is out of range{f': the limit is {limit}' if limit is not None else ''}"
+    bound = next((words for each, words in _BOUNDS.items() if isinstance(kind, each)), "")
+    return "E110", f"{name} is {'out of range' if not bound else bound.format(kind.limit)}"

@@ -12,6 +12,7 @@ from command import ESCAPE, edgewise
 from fake_llm import FakeLLM, hangs_up, misbehaves, refuses, replies, says
 from msgspec.structs import replace
 
+from runtime.errors import DesignError
 from server.build import known_path
 from server.doctor import doctor
 from server.fake.reply import Reply
@@ -193,6 +194,48 @@ def test_offline_there_is_nothing_to_ask(project: Path, capsys: pytest.CaptureFi
     told = capsys.readouterr().out
     assert told.startswith("offline: ")
     assert "--narrator openai" in told
+
+
+def test_offline_a_program_is_told_how_a_described_model_is_checked(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert doctor(Settings(project=str(project)), "json") == 0
+    assert json.loads(capsys.readouterr().out) == {"narrator": "offline", "hint": ""}
+
+    assert doctor(Settings(project=str(project), openai_base_url="http://127.0.0.1:1/v1"), "json") == 0
+    hint = json.loads(capsys.readouterr().out)["hint"]
+    assert hint.startswith("EDGEWISE_OPENAI_BASE_URL is read where EDGEWISE_NARRATOR = openai")
+    assert "--narrator openai" in hint
+
+
+def test_offline_the_faults_of_the_projects_file_are_said_all_the_same(project: Path) -> None:
+    (project / "edgewise.yaml").write_text("providers: [{profile: fake, max_in_flight: 0}]", encoding="utf-8")
+
+    with pytest.raises(DesignError, match="'max_in_flight' is too small: at least 1"):
+        doctor(Settings(project=str(project)), "text")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_only_an_answer_refuses_is_bad(llm: FakeLLM, examined: Any, status: int) -> None:
+    """Some list their models to anyone."""
+    llm.will(lists("fake-1"), refuses(status))
+
+    code, checks, _ = examined()
+
+    assert code == 1
+    assert (checks["key"]["verdict"], checks["formats"]["verdict"]) == ("bad", "bad")
+    assert checks["key"]["found"] == f"a call was answered {status}: the key is not accepted"
+    assert "key" in checks["key"]["mend"]
+
+
+def test_a_port_that_there_is_not_is_a_fault_of_the_settings(project: Path) -> None:
+    done = edgewise(
+        "doctor", "--project", str(project), "--narrator", "openai",
+        EDGEWISE_OPENAI_BASE_URL="http://localhost:99999/v1", EDGEWISE_OPENAI_MODEL="any",
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    assert "names a port that there isn't" in done.stderr
 
 
 def test_the_command_answers_in_words_and_exit_codes(llm: FakeLLM, project: Path) -> None:

@@ -462,6 +462,7 @@ def test_ready_names_a_provider_that_is_left_alone(llms: Any) -> None:
         with Web(server.url) as web:
             told = web.invoke("s1", "INIT")
         after = httpx.get(f"{server.url}/ready", trust_env=False)
+        figures = httpx.get(f"{server.url}/metrics", trust_env=False).text
 
     assert before["checks"]["narrator"]["providers"] == [{"name": "other", "breaker": "closed", "rest_s": 0}]
     assert told["payload"]["meta"]["fallback"] == ["*"]
@@ -469,6 +470,7 @@ def test_ready_names_a_provider_that_is_left_alone(llms: Any) -> None:
     assert after.json()["data"]["checks"]["narrator"]["providers"] == [
         {"name": "other", "breaker": "open", "rest_s": LONG_REST_S}
     ]
+    assert 'edgewise_breaker_open{provider="other"} 1.0' in figures
     assert "sk-secret" not in after.text
 
 
