@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from runtime.constraints import bounds_of
 from runtime.exported import SessionTold, read_answer, read_standing
 from runtime.model import INT_MAX, INT_MIN, LANGUAGE_PATTERN, TEXT_MAX_CHARS, Definition, Variable
-from runtime.narrators.satisfiable import why_not
 from runtime.session import RECENT_TURNS, Change, Constraints, Entry, Offer, Session
 
 if TYPE_CHECKING:
@@ -159,8 +157,6 @@ def _strange_constraints(machine: Machine, constraints: Constraints) -> Iterator
     terms = constraints.forbidden_terms
     if len(terms) > MAX_TERMS or not all(0 < len(term) <= MAX_TERM_CHARS for term in terms):
         yield f"forbidden_terms are not up to {MAX_TERMS} texts of 1 to {MAX_TERM_CHARS} characters"
-    elif why := why_not(machine, bounds_of(machine, constraints)):
-        yield f"no text can meet its constraints: {why}"
 
 
 def _strange_slots(definition: Definition, slots: Mapping[str, str | None]) -> Iterator[str]:

@@ -79,6 +79,9 @@ CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 """What no client may write: it would take over a terminal that shows it. Tabs and line breaks are text."""
 
 
+CONTROL_FAULT = "holds a control character"
+
+
 def nearest(word: str, among: Iterable[str]) -> str | None:
     """The name that was probably meant, whatever its case; None where none is near."""
     folded = {name.casefold(): name for name in among}
@@ -275,9 +278,14 @@ def _constrained(machine: Machine, before: Constraints, invoke: Invoke) -> Const
             f"Send constraints.language as one of: {offered}.",
             what={"language": after.language, "languages": list(definition.languages)},
         )
-    if why := why_not(machine, bounds_of(machine, after)):
-        raise ConstraintsUnsatisfiable(f"no text can meet these constraints: {why}", "Loosen them.", what=why)
     return after
+
+
+def _refuse_unsatisfiable(opened: Opened, invoke: Invoke) -> None:
+    """Refuse constraints that leave no text; asked of a client only: what was told once was told."""
+    why = why_not(opened.machine, bounds_of(opened.machine, opened.constraints)) if invoke.constraints else None
+    if why:
+        raise ConstraintsUnsatisfiable(f"no text can meet these constraints: {why}", "Loosen them.", what=why)
 
 
 def _offers(definition: Definition, language: str) -> bool:
@@ -286,12 +294,6 @@ def _offers(definition: Definition, language: str) -> bool:
 
 def _slots(definition: Definition, invoke: Invoke) -> tuple[dict[str, str | None], list[str]]:
     sent = {name: value for name, value in invoke.slots.items() if value is not None}
-    broken = [name for name, value in sent.items() if CONTROLS.search(name + value)]
-    if broken:
-        details = [
-            {"loc": ["body", "slots", name], "msg": "holds a control character", "type": "str"} for name in broken
-        ]
-        raise ValidationError("a slot holds a control character", "Leave it out.", details=details)
     strangers = [name for name in sent if name not in definition.slots]
     warnings = [f"slots.{name}: the machine declares no such slot; kept, read by nothing" for name in strangers]
     return {**definition.slots, **sent}, warnings
@@ -336,8 +338,13 @@ def _ignored(session: Session, invoke: Invoke) -> list[str]:
 
 
 def read(opened: Opened, invoke: Invoke, role: Role) -> Asked:
-    """Resolve the event, the option and the payload. Raises the refusals of the module's order."""
+    """Resolve the event, the option and the payload. Raises the refusals of the module's order.
+
+    What is asked of clients alone is asked here: a journal's turns are played again without it.
+    """
     machine, session = opened.machine, opened.session
+    _refuse_unsatisfiable(opened, invoke)
+    _refuse_controls(invoke)
     sent = None if invoke.event is None else _named_event(machine, invoke.event)
     chosen = _chosen(session, invoke)
     event, warnings = _played_event(session, sent, chosen)
@@ -354,6 +361,18 @@ def read(opened: Opened, invoke: Invoke, role: Role) -> Asked:
         request={**msgspec.to_builtins(invoke), "played": event},
         warnings=tuple(warnings),
     )
+
+
+def _refuse_controls(invoke: Invoke) -> None:
+    """Refuse slots that a terminal can't show; over HTTP the request's shape was checked for it before."""
+    if broken := broken_slots(invoke.slots):
+        details = [{"loc": ["body", "slots", name], "msg": CONTROL_FAULT, "type": "str"} for name in broken]
+        raise ValidationError("a slot holds a control character", "Leave it out.", details=details)
+
+
+def broken_slots(slots: Mapping[str, str | None]) -> list[str]:
+    """The names of slots that hold a control character, in their names or their values."""
+    return [name for name, value in slots.items() if value is not None and CONTROLS.search(name + value)]
 
 
 def _named_event(machine: Machine, sent: str) -> str:
@@ -458,7 +477,7 @@ def _wrong(value: Any, kind: str) -> str:
     if isinstance(value, str) and len(value) > TEXT_MAX_CHARS:
         return f"has {len(value)} characters, at most {TEXT_MAX_CHARS} are taken"
     if isinstance(value, str) and CONTROLS.search(value):
-        return "holds a control character"
+        return CONTROL_FAULT
     return "must not be blank" if kind == "text" and not value.strip() else ""
 
 

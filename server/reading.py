@@ -192,9 +192,9 @@ async def show_ledger(request: Asked) -> ASGIApp:
     query = read_query(LedgerQuery, request.scope["query_string"])
     runtime = house.runtime
     newest = ledger.day_of(query.day) if query.day else runtime.clock_ms() // DAY_MS
-    if newest is None:
-        raise refuse([Fault(["query", "day"], "must be a day as 2026-01-31", "day")])
-    days = range(newest, newest - query.days, -1)
+    if newest is None or newest < 0:
+        raise refuse([Fault(["query", "day"], "must be a day as 2026-01-31, from 1970-01-01 on", "day")])
+    days = range(newest, max(newest - query.days, -1), -1)
     expenses = await runtime.store.expenses(days[-1])
     told = [ledger.day_told(day, [each for each in expenses if each.day == day]) for day in days]
     return data({"items": told, "next_after": None, "budgets": ledger.budgets_told(runtime.ledger.budgets)})

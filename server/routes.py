@@ -10,7 +10,7 @@ from litestar import Request, get, post
 from litestar.types import ASGIApp
 
 from runtime import turn
-from runtime.errors import StoreUnavailable
+from runtime.errors import NarratorUnavailable, StoreUnavailable
 from server import openapi
 from server.body import read_body, read_json, refuse_other_types
 from server.forms import form_of
@@ -71,7 +71,9 @@ async def ready(request: Asked) -> ASGIApp:
     }
     if all(check["ok"] for check in checks.values()):
         return data({"status": "ready", "checks": checks})
-    raise StoreUnavailable("no turn could be taken now", "Ask again later.", checks=checks)
+    at_fault = [name for name, check in checks.items() if not check["ok"]]
+    kind = NarratorUnavailable if at_fault == ["narrator"] else StoreUnavailable
+    raise kind(f"no turn could be taken now: not ok: {', '.join(at_fault)}", "Ask again later.", checks=checks)
 
 
 def _providers(narrator: Any) -> dict[str, Any]:

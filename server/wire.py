@@ -17,6 +17,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from runtime.errors import Refusal
 from runtime.model import LANGUAGE_PATTERN
+from runtime.request import CONTROL_FAULT, broken_slots
 from runtime.session import Invoke
 from server.body import INT64
 from server.faults import Fault, Loc, cleaned, evil, faults_of, of_conversion, refuse
@@ -222,13 +223,17 @@ def _or_none(value: Any) -> Any:
 
 
 def _meaning_faults(value: Any, raw_bytes: int) -> Iterator[Fault]:
-    """What the schema can't say: an event or an option, and notes that are not too long."""
+    """What the schema can't say: an event or an option, slots that can be shown, notes that are not too long."""
     sent = value if isinstance(value, dict) else {"event": None}
     event, payload = sent.get("event", {}), sent.get("payload", {})
     is_silent = isinstance(event, dict) and "type" not in event
     if is_silent and not (isinstance(payload, dict) and "selected_option_id" in payload):
         msg = "send an event, or choose an option by payload.selected_option_id"
         yield Fault(["body", "event", "type"], msg, "required")
+    slots = sent.get("slots", {})
+    texts = {name: value for name, value in slots.items() if isinstance(value, str)} if isinstance(slots, dict) else {}
+    for name in broken_slots(texts):
+        yield Fault(["body", "slots", name], CONTROL_FAULT, "str")
     for name in ("context", "client_context") if raw_bytes > MAX_NOTES_BYTES else ():
         size = len(msgspec.json.encode(sent.get(name)))
         if size > MAX_NOTES_BYTES:

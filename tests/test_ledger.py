@@ -508,6 +508,11 @@ def test_the_ledger_has_its_days_newest_first_for_operators_only():
         before = operator.ask("GET", "/ledger?day=2025-06-14&days=1")
         faults = operator.ask("GET", "/ledger?day=2025-02-30", 422)["details"]
         refused = player.ask("GET", "/ledger", 403)
+        for early in ("0001-01-03", "1969-12-31"):
+            assert operator.ask("GET", f"/ledger?day={early}", 422)["details"][0]["loc"] == ["query", "day"]
+        assert [day["day"] for day in operator.ask("GET", "/ledger?day=1970-01-02")["items"]] == [
+            "1970-01-02", "1970-01-01",
+        ]  # fmt: skip
 
     assert [day["day"] for day in page["items"]] == ["2025-06-15", "2025-06-14", "2025-06-13"]
     first, second, _ = page["items"]

@@ -291,7 +291,8 @@ async def test_a_narrator_that_fails_leaves_the_session_as_it_was(serve, failure
 
     if status == 503:
         unready = await web.ask("GET", "/ready", 503)
-        assert unready["checks"]["narrator"]["ok"] is False
+        assert unready["error"] == "narrator_unavailable"
+        assert (unready["checks"]["store"]["ok"], unready["checks"]["narrator"]["ok"]) == (True, False)
     web.runtime.narrator = Offline()
     await web.invoke("INIT")
     assert (await web.ask("GET", "/ready"))["checks"]["narrator"]["ok"] is True
@@ -312,6 +313,7 @@ async def test_a_store_that_fails_is_told_without_its_places(serve):
     told = await web.client.post("/invoke", json={"event": {"type": "INIT"}}, headers=PLAYER)
     assert "secret" not in told.text
     unready = await web.ask("GET", "/ready", 503)
+    assert unready["error"] == "store_unavailable"
     assert unready["checks"]["store"] == {"ok": False}
     assert "secret" not in str(unready)
 
