@@ -539,6 +539,12 @@ def test_it_speaks_with_a_projects_own_texts():
 
 
 @pytest.mark.slow
+def test_it_needs_no_key_for_a_narrator_that_it_does_not_ask():
+    with running(EDGEWISE_NARRATOR="openai") as (_, url):
+        assert httpx.get(f"{url}/models", timeout=PATIENCE_S, trust_env=False).status_code == OK
+
+
+@pytest.mark.slow
 def test_wrong_use_is_told_in_a_sentence(tmp_path: Path):
     (tmp_path / "s.yaml").write_text("steps:\n  - {fault: fence}\n", encoding="utf-8")
     wrong = edgewise("fake-llm", "--fault", "fence")

@@ -64,7 +64,9 @@ def _served(options: dict[str, Any]) -> int:
     from server.fake.provider import Provider  # noqa: PLC0415 - see the module
 
     manner = manner_of(options)
-    settings = replace(settings_of({"project": options["project"]}), host=options["host"], port=options["port"])
+    settings = replace(
+        settings_of({"project": options["project"], "narrator": "offline"}), host=options["host"], port=options["port"]
+    )
     return service.serve(Provider(manner, service.sentences_of(options["project"])), settings)
 
 
