@@ -130,3 +130,26 @@ def test_a_place_that_cannot_be_written_is_told_in_a_sentence(tmp_path: Path):
     assert ran.returncode == 2
     assert "can't be written" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_a_model_is_sent_no_line_that_says_nothing(made: tuple[Path, str], language: str):
+    """Without a rating, forbidden terms, anything carried or a choice, as at the beginning."""
+    folder, _ = made
+
+    ran = edgewise("prompts", "--project", str(folder), "first_story", "LANDING", "--language", language)
+
+    lines = [line for line in ran.stdout.splitlines() if not line.startswith("──")]
+    assert [line for line in lines if "：。" in line or line.rstrip().endswith((": .", "（必须照此讲述）："))] == []
+    assert [line for line in lines if line.startswith(("口袋里", "In the pockets", "分级", "Rating", "玩家选择"))] == []
+
+
+def test_a_chinese_game_shows_what_is_carried_in_chinese(made: tuple[Path, str]):
+    folder, _ = made
+
+    ran = edgewise("play", "--project", str(folder), "--language", "zh", "--seed", "demo", typed="1\n1\nq\n")
+
+    assert "铜钱" in ran.stdout
+    assert "缆绳" in ran.stdout
+    assert "coin" not in ran.stdout
+    assert "rope" not in ran.stdout
