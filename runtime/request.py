@@ -404,7 +404,9 @@ def _chosen(session: Session, invoke: Invoke) -> Offer | None:
 
 
 def _not_offered(session: Session, message: str) -> OptionNotOffered:
-    hint = "Send payload.selected_option_id as the id of an offered option." if session.offer else "Send an event."
+    events = ", ".join(session.routing.allowed_event_types)
+    instead = f"Send one of these events without an option: {events}." if events else "No event is allowed either."
+    hint = "Send payload.selected_option_id as the id of an offered option." if session.offer else instead
     return OptionNotOffered(message, hint, offered=options_of(session.offer))
 
 

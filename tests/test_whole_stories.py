@@ -5,6 +5,7 @@ The ways to the endings are frozen in `stories/`; `python tests/playing.py` look
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
 from collections.abc import Iterator, Mapping
@@ -13,11 +14,14 @@ from typing import Any
 
 import pytest
 from conftest import SCALE
-from playing import Story, endings, played, stories, wandered
+from playing import Play, Story, endings, played, stories, wandered
 from served import shipped
 
 from runtime.constraints import Bounds, bounds_of
-from runtime.session import Constraints
+from runtime.errors import OptionNotOffered
+from runtime.expression import norm
+from runtime.session import Constraints, Invoke
+from runtime.turn import play
 
 MACHINES = ("haunted_house", "mine_adventure", "ticket_triage")
 LANGUAGES = ("zh", "en")
@@ -307,3 +311,26 @@ def test_a_session_keeps_to_limits_far_below_the_machines(machine, language):
         assert [text for text in scenes(told) if len(text) > 60] == []
         assert [option["text"] for option in answer["payload"]["options"] if len(option["text"]) > 8] == []
         assert all(text.strip() for text in told.values())
+
+
+def test_a_short_name_in_latin_letters_is_no_part_of_another_word():
+    text = "".join(file for name, file in shipped()["haunted_house"].files.items() if name.startswith("machines/"))
+
+    sought = set(re.findall(r'norm\(payload\.text\)\.contains\("([^"]+)"\)', text))
+
+    assert len(sought) >= 6
+    assert [name for name in sought if name in norm("A warning at the beginning: the plan of the island.")] == []
+
+
+def test_a_choice_where_words_are_wanted_is_told_which_event_to_send():
+    session = Play(shipped()["ticket_triage"], "s")
+
+    async def work() -> None:
+        await session.begin()
+        await play(session.runtime, Invoke(session_id="s", selected_option_id=1), "player")
+
+    with pytest.raises(OptionNotOffered) as refused:
+        asyncio.run(work())
+
+    asked = session.answers[-1]["payload"]["inputs"][0]["event_type"]
+    assert asked in refused.value.hint
