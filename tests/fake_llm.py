@@ -16,6 +16,7 @@ import json
 import threading
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -204,3 +205,10 @@ class FakeLLM:
             self._arrived.notify_all()
             behave = self._last
         await behave(asked, writer)
+
+
+def asked_plainly(project: Path, llm: FakeLLM) -> dict[str, str]:
+    """Have a project ask this model in one format, so that its server tries none at its start; the settings for it."""
+    asked = f"{{profile: other, base_url: '{llm.url}', model: any, response_format: json_object}}"
+    (project / "edgewise.yaml").write_text(f"providers:\n  - {asked}\n", encoding="utf-8")
+    return {"EDGEWISE_NARRATOR": "openai"}

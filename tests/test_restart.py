@@ -16,7 +16,7 @@ import httpx
 import msgspec
 import pytest
 from conftest import SCALE
-from fake_llm import Asked, Behaviour, FakeLLM, says
+from fake_llm import Asked, Behaviour, FakeLLM, asked_plainly, says
 from msgspec import Struct
 from served import PATIENCE_S, ROOT, Process, Web, envelope, runtime_of, serving, shipped
 
@@ -282,9 +282,9 @@ def refuses_connections(url: str) -> bool:
     return False
 
 
-def test_a_server_that_is_asked_to_end_finishes_the_turn_under_way(start, slow_model):
+def test_a_server_that_is_asked_to_end_finishes_the_turn_under_way(start, project, slow_model):
     llm, gate = slow_model
-    asking = {"EDGEWISE_NARRATOR": "openai", "EDGEWISE_OPENAI_BASE_URL": llm.url, "EDGEWISE_OPENAI_MODEL": "any"}
+    asking = asked_plainly(project, llm)
     with start(**asking) as server, Web(server.url) as web, ThreadPoolExecutor(1) as pool:
         playing: Future[Any] = pool.submit(web.invoke, "s", "INIT")
         assert llm.wait_for_requests(1)
@@ -310,9 +310,9 @@ def test_a_server_with_nothing_to_do_ends_at_once_and_well(start):
         assert "Traceback" not in server.log.read_text(encoding="utf-8")
 
 
-def test_a_turn_whose_server_was_killed_is_played_whole_or_not_at_all(start, slow_model):
+def test_a_turn_whose_server_was_killed_is_played_whole_or_not_at_all(start, project, slow_model):
     llm, gate = slow_model
-    asking = {"EDGEWISE_NARRATOR": "openai", "EDGEWISE_OPENAI_BASE_URL": llm.url, "EDGEWISE_OPENAI_MODEL": "any"}
+    asking = asked_plainly(project, llm)
     with start(**asking) as server, Web(server.url) as web, ThreadPoolExecutor(1) as pool:
         playing: Future[Any] = pool.submit(web.invoke, "s", "INIT")
         assert llm.wait_for_requests(1)

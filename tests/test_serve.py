@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import pytest
 from command import edgewise, environment
-from fake_llm import Asked, FakeLLM, says
+from fake_llm import Asked, FakeLLM, asked_plainly, says
 from served import PATIENCE_S, Process, Web, envelope
 
 from server.scaffold import project_files
@@ -155,7 +155,7 @@ def test_a_signal_during_a_turn_lets_it_finish(project: Path, tmp_path: Path):
 
     with FakeLLM() as llm, ThreadPoolExecutor(1) as others:
         llm.will(says_when_allowed)
-        variables = {"EDGEWISE_NARRATOR": "openai", "EDGEWISE_OPENAI_BASE_URL": llm.url, "EDGEWISE_OPENAI_MODEL": "any"}
+        variables = asked_plainly(project, llm)
         with Process(project, tmp_path / "journal.duckdb", **variables) as process, Web(process.url) as web:
             turn = others.submit(web.invoke, "s1", "INIT")
             assert llm.wait_for_requests(1)

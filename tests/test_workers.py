@@ -20,7 +20,7 @@ import httpx
 import psycopg
 import pytest
 from command import edgewise
-from fake_llm import FakeLLM
+from fake_llm import FakeLLM, asked_plainly
 from postgres import database, free_port
 from served import PATIENCE_S, ROOT, Process, Web, envelope
 from test_restart import PROMPT, TREADMILL, gated, refuses_connections
@@ -126,8 +126,7 @@ def asking(project: Path) -> Iterator[tuple[FakeLLM, threading.Event, dict[str, 
     gate = threading.Event()
     with FakeLLM() as llm:
         llm.will(*[gated(gate)] * 4)
-        model = {"EDGEWISE_OPENAI_BASE_URL": llm.url, "EDGEWISE_OPENAI_MODEL": "any"}
-        yield llm, gate, {"EDGEWISE_NARRATOR": "openai", **model}
+        yield llm, gate, asked_plainly(project, llm)
         gate.set()
 
 
