@@ -44,7 +44,6 @@ from runtime.progress import Done, Found, Progress
 from runtime.session import Entry, Invoke, Judged, Origin, Role, body_of, digest_of, sealed
 from runtime.stores import Row
 from runtime.stores.duckdb import DuckDBStore
-from runtime.terms import MARKS
 from runtime.turn import Runtime, open_session, play, timed, told
 from runtime.verify import verify
 from server.exporting import file_name, headers_of
@@ -635,7 +634,6 @@ REFUSED: Mapping[str, tuple[Change, str]] = {
     "a language that is a header": (constrained(language="zh\r\nX-Evil: 1"), "line 2: its language is none of zh, en"),
     "a language of no machine": (constrained(language="fr"), "line 2: its language is none of zh, en"),
     "an empty term": (constrained(forbidden_terms=("",)), "line 2: forbidden_terms are not up to 200 texts"),
-    "terms that hold every mark": (constrained(forbidden_terms=MARKS), "line 2: no text can meet its constraints"),
     "a negative length": (constrained(max_chars_scene=-5), "line 2: a text may have -5 characters, and 20 are"),
     "an option of one letter": (constrained(max_chars_option=1), "line 2: a text may have 1 characters, and 2 are"),
     "a long salt": (after_at(2, salt="x" * 100_000), "line 3: run_seed or salt is not 1 to 128"),
