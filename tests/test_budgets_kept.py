@@ -25,6 +25,7 @@ REFUSING = "on_failure: refuse" + HALL.replace("\n    ", "\n")
 OVER = 'edgewise_budget_used{budget="day_tokens"}'
 
 
+@pytest.mark.slow
 def test_a_server_that_starts_again_knows_what_the_day_has_cost(tmp_path: Path):
     """Its store is made again when its port is known: the ledger must read that one."""
     told: list[list[str]] = []

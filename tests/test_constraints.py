@@ -44,6 +44,7 @@ TERMS = st.lists(st.text(min_size=1, max_size=8), max_size=6).map(tuple)
 # --- cutting ---
 
 
+@pytest.mark.slow
 @given(st.text(), st.integers(0, 60))
 def test_a_cut_text_is_never_longer_than_allowed(text, max_chars):
     assert len(cut(text, max_chars)) <= max_chars

@@ -228,6 +228,7 @@ def test_a_key_that_only_an_answer_refuses_is_bad(llm: FakeLLM, examined: Any, s
     assert "key" in checks["key"]["mend"]
 
 
+@pytest.mark.slow
 def test_a_port_that_there_is_not_is_a_fault_of_the_settings(project: Path) -> None:
     done = edgewise(
         "doctor", "--project", str(project), "--narrator", "openai",
@@ -238,6 +239,7 @@ def test_a_port_that_there_is_not_is_a_fault_of_the_settings(project: Path) -> N
     assert "names a port that there isn't" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_command_answers_in_words_and_exit_codes(llm: FakeLLM, project: Path) -> None:
     llm.will(misbehaves())
     asked = {"EDGEWISE_OPENAI_PROFILE": "fake", "EDGEWISE_OPENAI_BASE_URL": llm.url, "EDGEWISE_OPENAI_API_KEY": KEY}
@@ -250,6 +252,7 @@ def test_the_command_answers_in_words_and_exit_codes(llm: FakeLLM, project: Path
     assert KEY not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_wrong_settings_are_wrong_use(project: Path) -> None:
     done = edgewise("doctor", "--project", str(project), "--narrator", "openai", EDGEWISE_OPENAI_PROFILE="vllm")
 

@@ -243,6 +243,7 @@ async def test_a_sound_journal_is_sound_with_its_log_and_without(file: Path) -> 
     assert done.facts["last"] == 13
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sql", "named", "what"),
     [
@@ -314,6 +315,7 @@ def mismatch(log: Path) -> None:
     flip_at(log, 9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [Path.unlink, truncate, flip, misname, mismatch])
 async def test_a_log_that_is_cut_flipped_or_missing_is_refused_and_says_whose_entries_are_lost(
     file: Path, harm: Callable[[Path], None]
@@ -342,6 +344,7 @@ async def test_a_log_that_is_cut_flipped_or_missing_is_refused_and_says_whose_en
     assert "to go on with what is there" in refused.value.hint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [truncate, flip])
 async def test_whoever_does_what_the_refusal_says_goes_on_with_what_is_there(
     file: Path, harm: Callable[[Path], None]
@@ -514,6 +517,7 @@ async def test_a_backup_writes_over_nothing(file: Path, tmp_path: Path) -> None:
         await steps_of(store.backup(target))
 
 
+@pytest.mark.slow
 async def test_a_backup_holds_one_moment_while_turns_go_on(file: Path, tmp_path: Path) -> None:
     """Each session whole, the chain unbroken, deletions done or not done."""
     await filled(file, *(f"s{number}" for number in range(30)))
@@ -628,6 +632,7 @@ asyncio.run(main(sys.argv[1], sys.argv[2]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "point", ["copied", "checked", "before the swap", "after the swap", "opened anew", "record written"]
 )

@@ -68,6 +68,7 @@ def killed_child(file: Path, sessions: int, lines: int) -> dict[str, int]:
     return acknowledged
 
 
+@pytest.mark.slow
 async def test_a_kill_at_any_moment_loses_no_acknowledged_entry(file: Path) -> None:
     """Reopened: each is there, in order, its chain right, none half; and play goes on from there."""
     chance = random.Random(7)  # noqa: S311 - moments, no secrets
@@ -532,6 +533,7 @@ async def test_many_who_ask_for_one_cold_session_by_different_times_are_all_answ
     assert [claim.answered for claim in claims] == entries * 5
 
 
+@pytest.mark.slow
 async def test_the_keys_of_a_session_that_never_rests_are_bounded(file: Path) -> None:
     """Those that are too old to be asked for are dropped, and found again where somebody does."""
     entries = keyed(line_of(700), *(f"k{number}" for number in range(700)))

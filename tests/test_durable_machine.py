@@ -483,6 +483,7 @@ class Life(RuleBasedStateMachine):
                 assert bytes(telling.answer) == model.turns[model.last].answer
 
 
+@pytest.mark.slow
 def test_random_operations_on_memory_keep_the_promises():
     run(Life, examples=20, steps=40)
 

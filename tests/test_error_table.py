@@ -683,6 +683,7 @@ def test_an_ended_session_names_its_ending(stands):
     assert (failure["ending"], failure["turn"]) == ({"id": "END_OUT", "title": "出来了", "good": True}, 2)
 
 
+@pytest.mark.slow
 def test_the_checks_come_in_the_contracts_order(stands):
     """Role; size, media type, JSON; shape; session; stale; event; option; event allowed."""
     stand = stands("tokens")

@@ -166,6 +166,7 @@ async def test_a_stream_that_breaks_off_is_asked_for_the_rest(llms: Any) -> None
     assert narration.output["scene"] == GOOD["scene"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "cut", [cuts_off(GOOD, keep=2000, announced=False), stalls()], ids=["by the host", "by our own limit"]
 )

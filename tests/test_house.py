@@ -129,6 +129,7 @@ def test_the_engine_knows_nothing_of_what_is_outside(name):
     assert {each.partition(".")[0] for each in imported(name)} & OUTSIDE == set()
 
 
+@pytest.mark.slow
 def test_no_imports_go_in_a_circle():
     graph = {name: ours(name, types=False) - {name} for name in modules()}
     try:
@@ -137,6 +138,7 @@ def test_no_imports_go_in_a_circle():
         pytest.fail(f"in a circle: {' → '.join(error.args[1])}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", DOORS)
 def test_a_library_has_one_door(library):
     through = {name for name in modules() if any(each.partition(".")[0] == library for each in imported(name))}

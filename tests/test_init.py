@@ -63,6 +63,7 @@ def test_check_agrees(made: tuple[Path, str]):
     assert ran.stdout.startswith("first_story: no faults, no warnings\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("language", "ends"), [("zh", "结局：明天再来"), ("en", "The end: Some other night")])
 def test_a_new_project_plays_to_an_end(made: tuple[Path, str], language: str, ends: str):
     folder, _ = made
@@ -73,6 +74,7 @@ def test_a_new_project_plays_to_an_end(made: tuple[Path, str], language: str, en
     assert ends in ran.stdout
 
 
+@pytest.mark.slow
 def test_a_new_project_is_served_from_its_own_folder(made: tuple[Path, str], tmp_path: Path):
     folder, _ = made
 
@@ -132,6 +134,7 @@ def test_a_place_that_cannot_be_written_is_told_in_a_sentence(tmp_path: Path):
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["zh", "en"])
 def test_a_model_is_sent_no_line_that_says_nothing(made: tuple[Path, str], language: str):
     """Without a rating, forbidden terms, anything carried or a choice, as at the beginning."""

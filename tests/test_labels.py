@@ -190,6 +190,7 @@ def test_every_telling_of_a_record_says_who_told_it():
     assert [line["body"].get("spent", {}).get("calls") for line in lines] == [2, None, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tellers", "zh", "en"),
     [
@@ -254,6 +255,7 @@ def play(web: Web, transcript: Path, language: str) -> tuple[str, str]:
     return ran.stdout, transcript.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("language", "generated", "written"), [
     ("zh", f"AI 生成，模型 {MODEL}", "写好的片段，不是 AI 生成"),
     ("en", f"AI-generated, by the model {MODEL}", "written fragments, not AI-generated"),

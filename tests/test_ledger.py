@@ -577,6 +577,7 @@ def test_a_providers_calls_are_counted_by_how_they_ended():
     assert 'edgewise_calls_total{outcome="failed",provider="deepseek"} 1.0' in figures
 
 
+@pytest.mark.slow
 def test_the_command_shows_the_ledger_of_the_process_that_holds_it():
     with served(day_tokens=1000) as (_, operator):
         url = ["--url", str(operator.http.base_url), "--token", "operator"]
@@ -595,6 +596,7 @@ def test_the_command_shows_the_ledger_of_the_process_that_holds_it():
     assert "spent       240 tokens, 4 calls, 0.0030" in session.stdout
 
 
+@pytest.mark.slow
 def test_the_command_reads_a_journal_that_nobody_holds(tmp_path: Path):
     store = f"duckdb://{tmp_path / 'journal.duckdb'}"
     edgewise("play", "mine_adventure", "--store", store, typed="1\n")

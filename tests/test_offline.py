@@ -379,6 +379,7 @@ def test_the_same_turn_is_told_in_the_same_words(lantern: Machine) -> None:
     assert tell(task) == tell(task) == asyncio.run(Offline().narrate(task, Release(task))) == Offline().tell(task)
 
 
+@pytest.mark.slow
 def test_the_words_do_not_depend_on_the_process() -> None:
     program = (
         "from pathlib import Path; import hashlib, msgspec\n"

@@ -394,6 +394,7 @@ async def test_no_entry_is_lost_or_doubled_though_every_line_is_cut_again_and_ag
     assert len({bytes(entry.answer) for entry in entries}) == len(entries)
 
 
+@pytest.mark.slow
 async def test_a_statement_that_comes_late_has_no_effect(url, stores, proxy, is_cluster_safe):
     """It hung in the network, was given up, and written again; then it arrives after all."""
     store = await stores(proxy.url(url), is_cluster_safe=is_cluster_safe, within_s=0.3)
@@ -415,6 +416,7 @@ async def test_a_statement_that_comes_late_has_no_effect(url, stores, proxy, is_
     assert [damage async for damage in store.audit()] == []
 
 
+@pytest.mark.slow
 async def test_an_append_that_was_refused_does_not_come_true_later(url, stores, proxy, is_cluster_safe):
     """The statement still hung in the network when its time and its budget were over."""
     store = await stores(proxy.url(url), is_cluster_safe=is_cluster_safe, within_s=0.3, budget_s=0.1)
@@ -434,6 +436,7 @@ async def test_an_append_that_was_refused_does_not_come_true_later(url, stores, 
     assert not await store.in_progress("s1")
 
 
+@pytest.mark.slow
 async def test_an_entry_that_cannot_be_settled_is_refused_and_never_guessed(url, stores, proxy, is_cluster_safe):
     """The answer is lost and nobody can be asked: the client is told to send the same again."""
     impatient = {"budget_s": 0.2, "within_s": 0.2, "wait_s": 0.2, "lease_s": 1.0}
@@ -569,6 +572,7 @@ async def test_connections_that_died_in_the_pool_are_nobodys_fault(url, stores, 
         assert await store.head("s1") == head
 
 
+@pytest.mark.slow
 async def test_a_network_that_swallows_everything_is_given_up_in_time(url, stores, proxy):
     """A read is tried again on a new line; where there is none, it is refused."""
     store = await stores(proxy.url(url), within_s=0.3, wait_s=0.3)

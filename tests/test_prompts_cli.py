@@ -314,6 +314,7 @@ def test_wrong_use_is_told_with_its_mend(desk: Desk, words: list[str], message: 
 # For a turn that was played.
 
 
+@pytest.mark.slow
 def test_every_recorded_turn_is_rendered_as_it_was_sent(desk: Desk):
     """Told anew, after a rewind, in a fork and at the end: each is what the narrator was given."""
     for session, turns in (("zh", range(1, 8)), ("en", range(1, 7)), ("fork", range(1, 5))):

@@ -211,6 +211,7 @@ async def test_a_first_word_that_does_not_come_ends_the_call(llm: FakeLLM, behav
     assert failed.value.outcome == "late"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", [{"gap_s": 0.5}, {"attempt_timeout_s": 1.5}], ids=["gap", "total"])
 async def test_words_that_stop_coming_end_the_call_and_are_kept(llm: FakeLLM, profile: Any) -> None:
     llm.will(streams(words(), stays=True))
@@ -221,6 +222,7 @@ async def test_words_that_stop_coming_end_the_call_and_are_kept(llm: FakeLLM, pr
     assert (answer.text, answer.finish) == (TEXT, "cut")
 
 
+@pytest.mark.slow
 async def test_a_slow_drip_is_cut_by_the_whole_calls_time(llm: FakeLLM) -> None:
     """Each word comes in time, and still it ends."""
 
@@ -324,6 +326,7 @@ async def test_waiting_for_a_place_says_nothing_against_the_provider(llm: FakeLL
         await asyncio.wait([first])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_in_flight", [500, 32], ids=["all on the wire", "most waiting"])
 async def test_five_hundred_cancelled_calls_leave_every_place_free(llm: FakeLLM, max_in_flight: int) -> None:
     llm.will(*[hangs()] * max_in_flight, says(TEXT))

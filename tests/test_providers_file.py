@@ -151,6 +151,7 @@ def test_what_a_provider_lacks_is_told_at_its_line(project: Any, line: str, expe
     assert refused.value.faults[1].startswith("edgewise.yaml:3:5: the profile 'openai' needs a key: set OPENAI_API_KEY")
 
 
+@pytest.mark.slow
 def test_check_tells_the_files_faults_beside_the_machines(project: Any) -> None:
     folder = project("providers: [{profile: deepsek}]")
     for name in ("machines", "prompts"):

@@ -253,6 +253,7 @@ def test_a_text_of_any_kind_grows_by_its_path_before_its_end():
     assert reader.feed(" }")[0] == reading.Grown(("opening", "scene"), "", is_closed=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ['{"a": "' + '"  , ' * 20_000, '{"a"' + " " * 100_000 + ":", '{"a": "' + "\\u706f" * 20_000, "{" * 100_000]
 )

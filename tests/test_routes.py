@@ -270,6 +270,7 @@ async def test_two_turns_at_once_on_a_session_and_one_is_played(serve):
     assert len(await web.journal()) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("failure", "status", "code"),
     [

@@ -203,6 +203,7 @@ def test_an_empty_list_says_so(desk: Desk):
     assert desk.good("sessions", "list", "--player", "nobody").out == "no sessions\n"
 
 
+@pytest.mark.slow
 def test_show_draws_the_history_as_a_tree(desk: Desk):
     desk.good("sessions", "rewind", "two", "1")
     desk.play("two", 1)
@@ -251,6 +252,7 @@ def test_what_a_player_is_called_cant_move_the_cursor():
     assert "\u202e" not in table[1]
 
 
+@pytest.mark.slow
 def test_tail_reads_the_last_turns(desk: Desk):
     lines = desk.good("sessions", "tail", "one", "-n", "2").out.splitlines()
     headings = [line for line in lines if line.startswith("──")]
@@ -270,6 +272,7 @@ def test_nobody_can_be_followed_while_this_command_holds_the_journal(desk: Desk)
     assert "nobody can play" in said.err
 
 
+@pytest.mark.slow
 def test_reading_changes_nothing(desk: Desk):
     before = desk.rows()
     for words in (["list"], ["show", "one"], ["tail", "one"], ["prune", "--older-than", "0h", "--dry-run"]):
@@ -289,6 +292,7 @@ def test_a_session_that_is_not_there_is_wrong_use(desk: Desk, words: list[str]):
 # Changing.
 
 
+@pytest.mark.slow
 def test_rewind_moves_the_head_and_deletes_nothing(desk: Desk):
     told = desk.good("sessions", "rewind", "two", "previous").out
     assert "turn        2, step 2" in told
@@ -311,6 +315,7 @@ def test_a_turn_that_cant_be_gone_to_changes_nothing(desk: Desk, turn: str):
     assert desk.rows() == before
 
 
+@pytest.mark.slow
 def test_fork_makes_a_session_of_its_own(desk: Desk):
     forked = desk.good(
         "sessions", "fork", "one", "--at", "2", "--id", "what-if", "--same-dice", "--format", "json"
@@ -354,6 +359,7 @@ def test_an_export_follows_a_link_keeps_a_files_mode_and_leaves_a_device_as_it_i
     assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
 
 
+@pytest.mark.slow
 def test_what_is_exported_can_be_imported_elsewhere_and_under_another_name(desk: Desk, tmp_path: Path):
     """From a file and from standard input; into a project that has no journal yet, and no such machine."""
     file = tmp_path / "one.jsonl"
@@ -372,6 +378,7 @@ def test_what_is_exported_can_be_imported_elsewhere_and_under_another_name(desk:
     elsewhere.good("db", "verify")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["jsonl", "md", "html", "replay"])
 def test_every_form_is_written_to_its_file_at_once_or_not_at_all(desk: Desk, tmp_path: Path, form: str):
     file = tmp_path / "out"
@@ -383,6 +390,7 @@ def test_every_form_is_written_to_its_file_at_once_or_not_at_all(desk: Desk, tmp
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".out")] == []
 
 
+@pytest.mark.slow
 def test_a_record_that_cant_be_taken_in_leaves_nothing(desk: Desk, tmp_path: Path):
     lines = desk.good("sessions", "export", "one").out.encode().splitlines(keepends=True)
     before = desk.rows()
@@ -402,6 +410,7 @@ def test_a_record_that_cant_be_taken_in_leaves_nothing(desk: Desk, tmp_path: Pat
 # Deleting.
 
 
+@pytest.mark.slow
 def test_delete_asks_and_without_a_terminal_wants_to_be_sure(desk: Desk):
     said = desk.run("sessions", "delete", "one", typed="y\n")
     assert (said.code, desk.ids()) == (2, {"one", "two", "three"})
@@ -416,6 +425,7 @@ def test_delete_asks_and_without_a_terminal_wants_to_be_sure(desk: Desk):
     assert desk.good("db", "verify").code == 0
 
 
+@pytest.mark.slow
 def test_prune_wants_an_age_and_to_be_sure(desk: Desk):
     for age in ("30", "d", "-1d", "1y", "30 d", "1e9d"):
         wrong = desk.run("sessions", "prune", "--older-than", age, "--dry-run")
@@ -443,6 +453,7 @@ def test_an_age_is_hours_days_or_weeks(age: str, days: float):
 # The journal as a whole.
 
 
+@pytest.mark.slow
 def test_a_backup_is_a_journal_that_verifies_and_replaces_nothing(desk: Desk, tmp_path: Path):
     file = tmp_path / "monday.duckdb"
     assert str(file) in desk.good("db", "backup", str(file)).out
@@ -502,6 +513,7 @@ def test_a_file_that_was_cut_is_found_wherever_it_ends(desk: Desk, kept_part: fl
     assert desk.journal.read_bytes() == left
 
 
+@pytest.mark.slow
 def test_compact_and_verify_after_it(desk: Desk):
     desk.good("sessions", "delete", "one", "--yes")
     desk.good("db", "compact")
@@ -601,6 +613,7 @@ def test_a_journal_in_memory_is_asked_for_at_its_server(tmp_path: Path):
     assert "--url" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_faulty_machine_stands_in_nobodys_way(desk: Desk, tmp_path: Path):
     """What only tends the journal doesn't read the project; migrate does, and says its faults."""
     (desk.project / "machines" / "hall.yaml").write_text(HALL.replace("target: END_OUT", "target: ENDE"), "utf-8")

@@ -81,6 +81,7 @@ def moved_back(head: Entry, to: Entry, key: str | None = None) -> Entry:
     )
 
 
+@pytest.mark.slow
 async def test_a_session_that_never_was_has_no_head_and_no_entries(store: Store) -> None:
     """Asking makes nothing."""
     assert await store.head("nobody") is None
@@ -189,6 +190,7 @@ async def test_of_two_entries_on_one_head_the_first_is_kept(store: Store) -> Non
     assert await store.entries("s1") == [first, rivals[0]]
 
 
+@pytest.mark.slow
 async def test_a_hundred_sessions_append_at_once(store: Store) -> None:
     """A thousand entries, none lost and none out of order."""
 
@@ -396,6 +398,7 @@ async def test_whoever_waits_too_long_goes_on(store: Store) -> None:
     assert await store.in_progress("s1") is True
 
 
+@pytest.mark.slow
 async def test_ten_who_claim_and_append_make_one_chain(store: Store) -> None:
     """Each waits for its turn; none of the hundred entries is lost or doubled."""
 

@@ -465,6 +465,7 @@ def test_a_reader_that_does_not_read_holds_no_turn_up():
         assert len(house.server.journal("s1")) == 2
 
 
+@pytest.mark.slow
 def test_many_streams_at_once_each_hear_their_own_turn(house):
     for number in range(CROWD):
         house.begin(f"many-{number}")
@@ -522,6 +523,7 @@ def test_a_stream_that_waits_for_its_keys_plain_request_gives_signs_of_life_too(
     assert house.narrator.told == 1
 
 
+@pytest.mark.slow
 def test_after_a_restart_the_stored_answer_is_told(tmp_path):
     key = {"Idempotency-Key": KEY}
     body = {"event": {"type": "INIT"}, "seed": {"run_seed": "restart"}}

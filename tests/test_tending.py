@@ -252,6 +252,7 @@ async def test_a_backup_replaces_nothing(tmp_path: Path):
 # The journal's own token.
 
 
+@pytest.mark.slow
 async def test_the_journals_own_token_makes_an_operator_on_this_machine_only(tmp_path: Path):
     own = {"Authorization": f"Bearer {Held.owner_token}"}
     path = str(tmp_path / "elsewhere.duckdb")

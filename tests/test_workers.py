@@ -236,6 +236,7 @@ def test_what_keeps_a_worker_from_starting_is_told_once_and_ends_the_whole(proje
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.slow
 def test_workers_and_dev_are_refused_together(project):
     words = ["--project", str(project), "--workers", "2", "--dev", "--store", "postgresql://db/x"]
 
