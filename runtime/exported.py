@@ -177,26 +177,6 @@ class StandingTold(Struct, frozen=True):
     answer: AnswerTold | None = None
 
 
-class _Meta(Struct):
-    ai_generated: bool
-
-
-class _Payload(Struct):
-    meta: _Meta
-
-
-class _Labelled(Struct):
-    payload: _Payload
-
-
-_read_label = msgspec.json.Decoder(_Labelled).decode
-
-
-def is_generated(answer: msgspec.Raw) -> bool:
-    """Whether a model told any of a telling's answer."""
-    return _read_label(answer).payload.meta.ai_generated
-
-
 read_answer = msgspec.json.Decoder(AnswerTold).decode
 read_standing = msgspec.json.Decoder(StandingTold).decode
 

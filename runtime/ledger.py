@@ -17,7 +17,6 @@ from contextlib import asynccontextmanager
 from datetime import date
 from typing import TYPE_CHECKING, Any, Literal
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -35,6 +34,7 @@ from runtime.session import (
     expense,
     expense_of,
     is_spent,
+    meta_of,
     summed,
     total_after,
 )
@@ -286,7 +286,7 @@ def cost_told(entry: Entry) -> dict[str, Any]:
     """What a telling took; {} for what told nothing, or was told without a model."""
     if not is_spent(entry.usage, entry.spent):
         return {}
-    attempts = _read_attempts(entry.answer).payload.meta.attempts
+    attempts = meta_of(entry.answer).attempts
     times = {name: getattr(entry.spent, name) for name in ("provider", "queue_ms", "first_token_ms", "total_ms")}
     return {"spent": {**total_told(total_after(NO_TOTAL, entry.usage, entry.spent)), **times, "attempts": attempts}}
 
@@ -319,21 +319,6 @@ def budgets_told(budgets: Budgets) -> dict[str, Any]:
         "day_cost": budgets.day_cost_micros / MICROS,
         "on_budget": budgets.on_budget,
     }
-
-
-class _Meta(Struct):
-    attempts: int = 1
-
-
-class _Payload(Struct):
-    meta: _Meta
-
-
-class _Answer(Struct):
-    payload: _Payload
-
-
-_read_attempts = msgspec.json.Decoder(_Answer).decode
 
 
 def cost_of(error: Exception) -> tuple[Usage, Spent]:

@@ -461,3 +461,29 @@ def hash_of(entry: Entry) -> str:
 def sealed(entry: Entry) -> Entry:
     """The entry with its own hash."""
     return msgspec.structs.replace(entry, hash=hash_of(entry))
+
+
+class Meta(Struct, frozen=True):
+    """What is read back of how a stored answer was told; see `payload.meta`."""
+
+    ai_generated: bool
+    attempts: int = 1
+    rungs: tuple[str, ...] = ()
+    fallback: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class _Payload(Struct, frozen=True):
+    meta: Meta
+
+
+class _Answer(Struct, frozen=True):
+    payload: _Payload
+
+
+_read_meta = msgspec.json.Decoder(_Answer).decode
+
+
+def meta_of(answer: msgspec.Raw) -> Meta:
+    """How a telling's stored answer was told. Raises msgspec.DecodeError."""
+    return _read_meta(answer).payload.meta

@@ -13,8 +13,6 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-from msgspec import Struct
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -26,6 +24,7 @@ from prometheus_client import (
 )
 
 from runtime.ledger import MICROS
+from runtime.session import meta_of
 from runtime.turn import UNPAID
 from server.call import current
 from server.logs import log
@@ -47,25 +46,6 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 45)
 _METHODS = frozenset({"GET", "POST", "DELETE", "OPTIONS", "HEAD", "PUT", "PATCH"})
 _PATH_CHARS = 200
-
-
-class _Meta(Struct):
-    rungs: tuple[str, ...] = ()
-    fallback: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-
-class _Payload(Struct):
-    meta: _Meta
-
-
-class _Answer(Struct):
-    """The part of an answer that is counted."""
-
-    payload: _Payload
-
-
-_meta_of = msgspec.json.Decoder(_Answer).decode
 
 
 class Meter:
@@ -145,7 +125,7 @@ class Meter:
     def turned(self, played: Played) -> None:
         """Count a turn that was answered, and log its line."""
         entry = played.entry
-        meta = _meta_of(entry.answer).payload.meta
+        meta = meta_of(entry.answer)
         for rung in meta.rungs:
             self._rungs.labels(rung).inc()
         self._fallback.inc(len(meta.fallback))

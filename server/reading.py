@@ -15,10 +15,9 @@ from msgspec import Struct
 from runtime import history, ledger, view
 from runtime.errors import Forbidden, MachineNotFound, SessionNotFound
 from runtime.explain import explain
-from runtime.exported import is_generated
 from runtime.machine import Machine
 from runtime.model import TEXT_MAX_CHARS
-from runtime.session import DAY_MS, Entry
+from runtime.session import DAY_MS, Entry, meta_of
 from runtime.turn import Runtime
 from server import graph
 from server.faults import Fault, nearest, refuse, shown
@@ -226,7 +225,7 @@ async def list_turns(request: Asked, session_id: FromPath[str]) -> ASGIApp:
 
 def _labelled(entry: Entry) -> dict[str, Any]:
     """Whether a model told any of a telling."""
-    return {"ai_generated": is_generated(entry.answer)} if entry.is_telling else {}
+    return {"ai_generated": meta_of(entry.answer).ai_generated} if entry.is_telling else {}
 
 
 @get("/sessions/{session_id:str}/turns/{number:int}/explain")

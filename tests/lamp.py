@@ -7,10 +7,11 @@ else 9.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from served import Server, Web
 
 from runtime import loader
@@ -106,3 +107,14 @@ def assert_within(payload: Any, language: str) -> None:
     assert len(set(options)) == len(options)
     assert all(speaks(text, language) and find_term(text, (TERMS[language],)) is None for text in (scene, *options))
     assert SECRET not in json.dumps(payload, ensure_ascii=False)
+
+
+@pytest.fixture(name="harmless", scope="module")
+def harmless_play(server: Server) -> Mapping[str, Any]:
+    """What the rules say where nothing goes wrong, by language: the same play, told offline."""
+    found = {}
+    with Web(server.url) as web:
+        for language in LANGUAGES:
+            begun(web, f"offline-{language}", language)
+            found[language] = rules_of(web.invoke(f"offline-{language}", option=1))
+    return found

@@ -11,7 +11,20 @@ from typing import Any
 
 import pytest
 from fake_llm import FakeLLM, misbehaves
-from lamp import HEARD, LANGUAGES, MAX_SCENE, SECRET, TERMS, UNHEARD, assert_within, begun, house, rules_of, told_by
+from lamp import (  # noqa: F401 - a fixture
+    HEARD,
+    LANGUAGES,
+    MAX_SCENE,
+    SECRET,
+    TERMS,
+    UNHEARD,
+    assert_within,
+    begun,
+    harmless_play,
+    house,
+    rules_of,
+    told_by,
+)
 from msgspec import Struct
 from served import Server, Web, runtime_of, serving
 
@@ -125,17 +138,6 @@ def given(row: Row) -> dict[str, Any]:
 def entry_of(server: Server, session_id: str) -> dict[str, Any]:
     """The session's last entry."""
     return dict(json.loads(server.journal(session_id)[-1]))
-
-
-@pytest.fixture(scope="module")
-def harmless(server: Server) -> Mapping[str, Any]:
-    """What the rules say where nothing goes wrong, by language: the same play, told offline."""
-    found = {}
-    with Web(server.url) as web:
-        for language in LANGUAGES:
-            begun(web, f"offline-{language}", language)
-            found[language] = rules_of(web.invoke(f"offline-{language}", option=1))
-    return found
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

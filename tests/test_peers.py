@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
-from lamp import HEARD, LANGUAGES, assert_within, begun, house, rules_of, told_by
+from lamp import HEARD, LANGUAGES, assert_within, begun, harmless_play, house, rules_of, told_by  # noqa: F401 - a fixture
 from served import PATIENCE_S, Server, Web, runtime_of, serving
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow]
@@ -58,17 +58,6 @@ def listening(*command: str, cwd: Path) -> Iterator[str]:
             yield said[-1].split(" on ")[-1].strip()
         finally:
             child.kill()
-
-
-@pytest.fixture(scope="module")
-def harmless(server: Server) -> Mapping[str, Any]:
-    """What the rules say of the same play, told offline."""
-    found = {}
-    with Web(server.url) as web:
-        for language in LANGUAGES:
-            begun(web, f"offline-{language}", language)
-            found[language] = rules_of(web.invoke(f"offline-{language}", option=1))
-    return found
 
 
 def played(server: Server, base_url: str, session_id: str, language: str, kind: str, **profile: Any) -> Any:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from runtime.session import EXPENSE_COUNTS
+
 BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
 COMMIT: Final = "COMMIT"
 ROLLBACK: Final = "ROLLBACK"
@@ -103,17 +105,16 @@ _GROUP = f"""
 GROUP: Final = _GROUP.format(arrays="", columns="", spent="")
 """A group's entries in one statement; those whose session is returned are there, no other is."""
 
-_COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "calls", "cost_micros", "turns", "failed")
-_EXPENSE = ", ".join(("day", "provider", "model", *_COUNTS))
+_EXPENSE = ", ".join(("day", "provider", "model", *EXPENSE_COUNTS))
 _ADD_UP = f"""ON CONFLICT (session_id, day, provider, model) DO UPDATE SET
-            {", ".join(f"{name} = kept.{name} + EXCLUDED.{name}" for name in _COUNTS)}"""
+            {", ".join(f"{name} = kept.{name} + EXCLUDED.{name}" for name in EXPENSE_COUNTS)}"""
 SPEND: Final = f"""
     INSERT INTO edgewise_ledger AS kept (session_id, {_EXPENSE})
-    VALUES (%(session_id)s, %(day)s, %(provider)s, %(model)s, {", ".join(f"%({name})s" for name in _COUNTS)})
+    VALUES (%(session_id)s, %(day)s, %(provider)s, %(model)s, {", ".join(f"%({name})s" for name in EXPENSE_COUNTS)})
         {_ADD_UP}"""
 GROUP_AT_COST: Final = _GROUP.format(
     arrays=", %(day)b::bigint[], %(provider)b::text[], %(model)b::text[], "
-    + ", ".join(f"%({name})b::bigint[]" for name in _COUNTS),
+    + ", ".join(f"%({name})b::bigint[]" for name in EXPENSE_COUNTS),
     columns=f", {_EXPENSE}",
     spent=f""", spent AS (
         INSERT INTO edgewise_ledger AS kept (session_id, {_EXPENSE})
@@ -124,7 +125,7 @@ GROUP_AT_COST: Final = _GROUP.format(
 )
 """The same with what they cost; a group that cost nothing does without it."""
 EXPENSES: Final = f"""
-    SELECT day, provider, model, {", ".join(f"sum({name})::bigint" for name in _COUNTS)}
+    SELECT day, provider, model, {", ".join(f"sum({name})::bigint" for name in EXPENSE_COUNTS)}
     FROM edgewise_ledger WHERE day >= %(since)s GROUP BY day, provider, model ORDER BY day, provider, model"""
 FENCE: Final = """
     UPDATE edgewise_sessions SET lease_epoch = %(fence)s
