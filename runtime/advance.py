@@ -8,7 +8,7 @@ judged on the time known at the last answer, so that what routing promised holds
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from runtime import dice as dice_rules
-from runtime.errors import MachineFault
+from runtime.errors import MachineFault, ValidationError
 from runtime.expression import Activation, EvaluationError, Expression, NotKnown, activation, evaluate
 from runtime.machine import (
     WAITS,
@@ -37,12 +37,18 @@ from runtime.model import (
     INT_MIN,
     TEXT_MAX_CHARS,
     UNLIMITED,
+    Die,
+    FreeOptions,
     Variable,
     option_event,
     said_in,
 )
 from runtime.session import Change, Choice, Input, Offer, Outcome, Rolled, Routing, Session, Value
 
+NO_DICE: Mapping[str, Any] = {}
+"""No die is fixed."""
+KINDS = "kinds"
+"""The die that draws which free options are offered."""
 CONTINUE_TEXT = {"zh": "继续", "en": "Continue"}
 ZEROES: dict[str, Value] = {"int": 0, "float": 0.0, "bool": False, "str": "", "text": ""}
 
@@ -123,12 +129,36 @@ def payload_scope(machine: Machine, event: str, payload: Mapping[str, Any]) -> d
     return values
 
 
-def roll_dice(machine: Machine, session: Session, event: str, option: str) -> tuple[Rolled, ...]:
-    """Roll what an event rolls before its guards, in file order."""
+def roll_dice(
+    machine: Machine, session: Session, event: str, option: str, fixed: Mapping[str, Any] = NO_DICE
+) -> tuple[Rolled, ...]:
+    """Roll what an event rolls before its guards, in file order; a `fixed` die shows what it is told to.
+
+    Raises ValidationError for a fixed die that isn't rolled, or a value that it can't show.
+    """
     begins = not session.state
     dice = machine.initial.edge.dice if begins else machine.dice_of(session.state, event, option)
     key = (session.run_seed, session.salt, session.step, session.state, event, option)
-    return tuple(dice_rules.roll(name, die, key) for name, die in dice.items())
+    if fixed:
+        _refuse_unfit(dice, fixed, event)
+    return tuple(
+        dice_rules.fixed(name, die, fixed[name]) if name in fixed else dice_rules.roll(name, die, key)
+        for name, die in dice.items()
+    )
+
+
+def _refuse_unfit(dice: Mapping[str, Die], fixed: Mapping[str, Any], event: str) -> None:
+    rolled = ", ".join(dice) or "none"
+    faults = {
+        name: f"event '{event}' rolls no such die here; it rolls: {rolled}"
+        if name not in dice
+        else dice_rules.unfit(dice[name], value)
+        for name, value in fixed.items()
+        if name != KINDS
+    }
+    details = [{"loc": ["dice", name], "msg": fault, "type": "dice"} for name, fault in faults.items() if fault]
+    if details:
+        raise ValidationError("a fixed die can't fall so", "Mend each.", details=details)
 
 
 def turn_scope(
@@ -298,11 +328,17 @@ def arrived(session: Session) -> Session:
     return replace(session, step=session.step + 1, visits=visits)
 
 
-def route(machine: Machine, session: Session) -> Route:
-    """Compute routing, options and inputs from the machine's edges and guards alone."""
-    if machine.definition.states[session.state].is_final:
+def route(machine: Machine, session: Session, fixed: Mapping[str, Any] = NO_DICE) -> Route:
+    """Compute routing, options and inputs from the machine's edges and guards alone.
+
+    `fixed` may have the kinds of free options that are drawn. Raises ValidationError where they can't be.
+    """
+    state = machine.definition.states[session.state]
+    if KINDS in fixed and not state.kinds:
+        _refuse_kinds(fixed[KINDS], [], 0, 0)
+    if state.is_final:
         return Route(Routing(None, True, ()), (), (), (), ())  # noqa: FBT003 - a Struct's fields
-    here = _Here(machine, session)
+    here = _Here(machine, session, fixed.get(KINDS))
     choices = _offered(here)
     considered = [each for compiled in here.edges if (each := _judged(here, compiled, choices))]
     allowed = tuple(dict.fromkeys(each.edge.event for each in considered if each.verdict != "closed"))
@@ -319,8 +355,9 @@ def route(machine: Machine, session: Session) -> Route:
 class _Here:
     """What routing looks at again and again in one state. Each option's edges are judged once."""
 
-    def __init__(self, machine: Machine, session: Session) -> None:
+    def __init__(self, machine: Machine, session: Session, kinds: Sequence[str] | None) -> None:
         self.machine = machine
+        self.kinds = kinds
         self.session = session
         self.scope = scope_of(machine, session)
         self.used = frozenset(session.used)
@@ -372,14 +409,36 @@ def _drawn_kinds(here: _Here) -> Candidates:
     if isinstance(free, list) or here.is_shut(free.event):
         return ()
     candidates = [kind for kind in free.kinds if _kind_leads_on(here, free.event, kind)]
-    low, high = free.bounds
-    key = (session.run_seed, session.salt, session.step, session.state, free.event, "", "kinds")
-    count = dice_rules.between(low, min(high, max(low, len(candidates))), key)
     words = here.machine.definition
     return tuple(
         (Choice(kind=kind, text=said_in(free.kinds[kind], session.constraints.language, words.language)), free.event)
-        for kind in dice_rules.draw(count, candidates, (*key, "which"))
+        for kind in _drawn(here, free, candidates)
     )
+
+
+def _drawn(here: _Here, free: FreeOptions, candidates: list[str]) -> list[str]:
+    """Which of the candidates are offered: those that are fixed, else as many and which as a die says."""
+    low, high = free.bounds
+    most = min(high, max(low, len(candidates)))
+    if here.kinds is not None:
+        _refuse_kinds(here.kinds, candidates, min(low, len(candidates)), most)
+        return [kind for kind in candidates if kind in here.kinds]
+    session = here.session
+    key = (session.run_seed, session.salt, session.step, session.state, free.event, "", KINDS)
+    return dice_rules.draw(dice_rules.between(low, most, key), candidates, (*key, "which"))
+
+
+def _refuse_kinds(kinds: Sequence[str], candidates: list[str], low: int, high: int) -> None:
+    drawn = set(kinds)
+    if drawn <= {*candidates} and low <= len(drawn) <= high:
+        return
+    counted = f"{low}" if low == high else f"{low} to {high}"
+    detail = {
+        "loc": ["dice", KINDS],
+        "msg": f"{counted} of {', '.join(candidates) or 'none'} are drawn",
+        "type": "dice",
+    }
+    raise ValidationError("the fixed kinds can't be drawn here", "Mend them.", details=[detail])
 
 
 def _numbered(choices: Candidates) -> tuple[Offer, ...]:

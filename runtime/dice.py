@@ -30,6 +30,31 @@ def roll(name: str, die: Die, key: Key) -> Rolled:
     return Rolled(name, spec_of(die), _value(die, stream), secret)
 
 
+def fixed(name: str, die: Die, value: bool | int | str) -> Rolled:  # noqa: FBT001 - what a die shows
+    """A die that shows what a replay says."""
+    return Rolled(name, spec_of(die), value, isinstance(die, LongDie) and die.secret)
+
+
+def unfit(die: Die, value: object) -> str:
+    """Why a die can't show a value; '' where it can."""
+    if isinstance(die, LongDie) and die.pick is not None:
+        return "" if value in die.pick else f"shows one of {', '.join(die.pick)}"
+    parts = dice_parts(spec_of(die))
+    if isinstance(parts, int):
+        possible = {0: [False], 100: [True]}.get(parts, [False, True])
+        shown = " or ".join(str(each).lower() for each in possible)
+        return "" if isinstance(value, bool) and value in possible else f"{spec_of(die)} shows {shown}"
+    low, high = bounds_of(parts)
+    fits = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+    return "" if fits else f"{spec_of(die)} shows {low} to {high}"
+
+
+def bounds_of(parts: tuple[int, int, int]) -> tuple[int, int]:
+    """The least and the most that `NdM+K` shows, from (N, M, K)."""
+    count, sides, plus = parts
+    return count + plus, count * sides + plus
+
+
 def _value(die: Die, stream: Iterator[int]) -> bool | int | str:
     if isinstance(die, LongDie) and die.pick is not None:
         return die.pick[_below(len(die.pick), stream)]

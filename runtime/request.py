@@ -46,7 +46,7 @@ class Opened(Struct, frozen=True, kw_only=True):
     """A session ready for a turn: as it was, and what this request brought before any rule ran.
 
     `session.state` is '' before the first event. `elapsed_ms` and `constraints` count from the
-    narration on. `head` is None for a new session.
+    narration on. `head` is None for a new session. `dice` are those that are fixed (see `Invoke`).
     """
 
     machine: Machine
@@ -58,6 +58,7 @@ class Opened(Struct, frozen=True, kw_only=True):
     next_turn: int
     warnings: tuple[str, ...] = ()
     is_resumed: bool = False
+    dice: Mapping[str, Any] = {}
 
 
 class Asked(Struct, frozen=True, kw_only=True):
@@ -177,6 +178,7 @@ def begin(
         now_ms=now_ms,
         next_turn=head.next_turn if head else 1,
         warnings=(*strangers, *unlimited),
+        dice=invoke.dice,
     )
 
 
@@ -245,6 +247,7 @@ def go_on(machine: Machine, invoke: Invoke, head: Entry, now_ms: int) -> Opened:
         now_ms=now_ms,
         next_turn=head.next_turn,
         warnings=(*late, *_ignored(session, invoke)),
+        dice=invoke.dice,
     )
 
 
@@ -358,9 +361,16 @@ def read(opened: Opened, invoke: Invoke, role: Role) -> Asked:
         payload=payload,
         text=_text(machine, event, payload, opened.constraints),
         sent_as=invoke.event if invoke.event is not None and sent == event else event,
-        request={**msgspec.to_builtins(invoke), "played": event},
+        request=_written(invoke) | {"played": event},
         warnings=tuple(warnings),
     )
+
+
+def _written(invoke: Invoke) -> dict[str, Any]:
+    """The request as the journal keeps it; dice stand in the outcome, fixed or not."""
+    written = msgspec.to_builtins(invoke)
+    del written["dice"]
+    return written  # type: ignore[no-any-return]
 
 
 def _refuse_controls(invoke: Invoke) -> None:

@@ -44,6 +44,7 @@ class Invoke(Struct, frozen=True, kw_only=True):
 
     `constraints` holds only the keys that were sent. `payload` is without `selected_option_id`.
     Times are in seconds. `payload` values have JSON's types; the machine's event declares theirs.
+    `dice` fixes what would be rolled, by name: a replay's alone, no client can send it.
     """
 
     event: str | None = None
@@ -63,6 +64,7 @@ class Invoke(Struct, frozen=True, kw_only=True):
     payload: Mapping[str, Any] = {}
     client_context: Mapping[str, Any] = {}
     context: Mapping[str, Any] = {}
+    dice: Mapping[str, Any] = {}
 
 
 class Offer(Struct, frozen=True, omit_defaults=True):

@@ -250,7 +250,7 @@ async def told(
 
     `ends_at` is when the turn must have been answered, by the monotonic clock.
     """
-    preview = route(opened.machine, arrived(settled.session))
+    preview = route(opened.machine, arrived(settled.session), opened.dice)
     mark = session_mark(runtime.secret, settled.session.session_id)
     task = brief(opened, settled, asked, preview.offer, left_to_tell(runtime, ends_at), mark)
     short = None if costs_nothing(runtime, task) else await runtime.ledger.short_of(opened.head)
@@ -334,7 +334,7 @@ def _ended(machine: Machine, head: Entry) -> SessionEnded:
 def choose_edge(opened: Opened, asked: Asked, role: Role) -> tuple[CompiledEdge, tuple[Rolled, ...], dict[str, Any]]:
     """Roll, then find the edge that the event takes. Raises EventNotAllowed, GuardRefused, MachineFault."""
     machine, session = opened.machine, opened.session
-    rolled = roll_dice(machine, session, asked.event, asked.choice.key)
+    rolled = roll_dice(machine, session, asked.event, asked.choice.key, opened.dice)
     scope = turn_scope(machine, session, asked.event, asked.choice, asked.payload, rolled)
     if not session.state:
         return machine.initial, rolled, scope
@@ -472,7 +472,7 @@ def conclude(
     context, learning = learn(machine, settled, narration.learned, task.scope)
     told = {**narration.learned, **narration.ai_state}
     session = arrived(replace(settled.session, context=context, said={**settled.session.said, **narration.said}))
-    routed = preview if context == settled.session.context else route(machine, session)
+    routed = preview if context == settled.session.context else route(machine, session, opened.dice)
     shown = ai_state_of(machine, session, told, view.first_words(machine, session, narration.ai_state))
     offer, reworded = offered(machine, session.state, routed.offer, task.bounds, narration.options)
     session = replace(

@@ -1,12 +1,15 @@
 """Dice are a pure function of where and when they are rolled."""
 
 from collections import Counter
+from typing import Any
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime import dice
-from runtime.model import LongDie
+from runtime.model import Die, LongDie
 
 KEY = ("seed", "", 3, "HALL", "DECISION", "stairs")
 KNOWN = [17, 1, 8, 11, 8, 13, 9, 1]
@@ -63,3 +66,39 @@ def test_a_draw_takes_some_without_putting_back_in_the_order_given(wanted: int, 
     drawn = dice.draw(wanted, among, (seed,))
     assert len(drawn) == min(wanted, len(among))
     assert drawn == [each for each in among if each in drawn]
+
+
+# Fixed dice: what a replay brings.
+
+
+@pytest.mark.parametrize(
+    ("rule", "shown"),
+    [
+        ("1d20", [1, 20]),
+        ("2d6+1", [3, 13]),
+        ("30%", [True, False]),
+        ("100%", [True]),
+        ({"pick": ["灯", "b"]}, ["灯", "b"]),
+    ],
+)
+def test_a_die_can_be_fixed_at_whatever_it_may_show(rule: Any, shown: list[Any]):
+    die = msgspec.convert(rule, Die)
+    assert [dice.fixed("x", die, value).value for value in shown] == shown
+    assert [dice.unfit(die, value) for value in shown] == [""] * len(shown)
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "why"),
+    [
+        ("1d20", 21, "1d20 shows 1 to 20"),
+        ("1d20", 0, "1d20 shows 1 to 20"),
+        ("1d20", True, "1d20 shows 1 to 20"),
+        ("1d20", 3.0, "1d20 shows 1 to 20"),
+        ("1d20", "3", "1d20 shows 1 to 20"),
+        ("30%", 1, "30% shows false or true"),
+        ("100%", False, "100% shows true"),
+        ({"pick": ["灯", "b"]}, "c", "shows one of 灯, b"),
+    ],
+)
+def test_a_die_cannot_be_fixed_at_anything_else(rule: Any, value: Any, why: str):
+    assert dice.unfit(msgspec.convert(rule, Die), value) == why
