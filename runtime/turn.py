@@ -45,7 +45,7 @@ from runtime.errors import (
 from runtime.facts import facts_of
 from runtime.leaks import instructions
 from runtime.ledger import NO_BUDGETS, Budget, Budgets, Ledger, cost_of
-from runtime.machine import CompiledEdge, Machine, asked_ai_state, known_values
+from runtime.machine import CompiledEdge, Considered, Machine, asked_ai_state, known_values
 from runtime.memory import remembered
 from runtime.narrators import Narration, Narrator, Task
 from runtime.narrators.offline import Offline
@@ -101,6 +101,15 @@ class Played(Struct, frozen=True):
     def data(self) -> bytes:
         """The answer's `data`, exactly as it was sent."""
         return self.entry.data
+
+
+class Chosen(Struct, frozen=True):
+    """The edge that an event takes, the edges that were looked at for it, and what they were judged by."""
+
+    compiled: CompiledEdge
+    considered: tuple[Considered, ...]
+    rolled: tuple[Rolled, ...]
+    scope: dict[str, Any]
 
 
 class Runtime:
@@ -219,9 +228,8 @@ async def take_turn(
             return Played(await resumed(runtime.store, opened, opened.head))
         with spoken_in(opened):
             asked = request.read(opened, invoke, role)
-            compiled, rolled, scope = choose_edge(opened, asked, role)
-            settled = settle(opened.machine, opened.session, compiled, asked.event, asked.choice, scope, rolled)
-            settled = timed(settled, opened)
+            chosen = choose_edge(opened, asked, role)
+            settled = settled_by(chosen, opened, asked)
             entry, narrate_s = await told(runtime, opened, settled, asked, once, ends_at, hear)
             appending = append(runtime.store, entry, claim, once, runtime.clock_ms())
             kept, store_s = await clocked(runtime.ledger.kept(entry, appending))
@@ -331,19 +339,26 @@ def _ended(machine: Machine, head: Entry) -> SessionEnded:
     )
 
 
-def choose_edge(opened: Opened, asked: Asked, role: Role) -> tuple[CompiledEdge, tuple[Rolled, ...], dict[str, Any]]:
+def choose_edge(opened: Opened, asked: Asked, role: Role) -> Chosen:
     """Roll, then find the edge that the event takes. Raises EventNotAllowed, GuardRefused, MachineFault."""
     machine, session = opened.machine, opened.session
     rolled = roll_dice(machine, session, asked.event, asked.choice.key, opened.dice)
     scope = turn_scope(machine, session, asked.event, asked.choice, asked.payload, rolled)
     if not session.state:
-        return machine.initial, rolled, scope
+        return Chosen(machine.initial, (), rolled, scope)
     known = known_values(scope, session.used, asked.choice.key)
     request.refuse_shut(machine, session, asked, known)
     compiled, considered = machine.choose(session.state, asked.event, known)
     if compiled is None:
         raise request.guard_refused(machine, session, asked, considered, role)
-    return compiled, rolled, scope
+    return Chosen(compiled, considered, rolled, scope)
+
+
+def settled_by(chosen: Chosen, opened: Opened, asked: Asked) -> Settled:
+    """The turn by the edge that was chosen, with the time that this request brought. Raises MachineFault."""
+    compiled, scope, rolled = chosen.compiled, chosen.scope, chosen.rolled
+    settled = settle(opened.machine, opened.session, compiled, asked.event, asked.choice, scope, rolled)
+    return timed(settled, opened)
 
 
 def timed(settled: Settled, opened: Opened) -> Settled:

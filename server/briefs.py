@@ -27,7 +27,7 @@ from runtime.request import Asked, Opened, nearest
 from runtime.session import Choice, Entry, Invoke, Node, Session
 from runtime.stores.heads import node_of
 from runtime.tokens import roughly, shared_chars
-from runtime.turn import brief, choose_edge, prompt_hash, timed
+from runtime.turn import brief, choose_edge, prompt_hash, settled_by, timed
 from server.play.table import Refused
 
 SHOWN_MARKS = quoting.Marks(fresh="text", lasting="session")
@@ -173,8 +173,7 @@ def _begun(machine: Machine, wanted: Wanted) -> tuple[Task, Session]:
     invoke = Invoke(event=event, run_seed=wanted.seed, constraints=constraints)
     opened = request.begin(machine, invoke, "prompts", lambda: "prompts", 0)
     asked = Asked(event=event, choice=Choice(), payload={}, text=wanted.text, sent_as=event, request={})
-    compiled, rolled, scope = choose_edge(opened, asked, "operator")
-    settled = timed(settle(machine, opened.session, compiled, event, asked.choice, scope, rolled), opened)
+    settled = settled_by(choose_edge(opened, asked, "operator"), opened, asked)
     context = {**settled.session.context, **_values(machine, wanted.context)}
     settled = replace(settled, session=replace(settled.session, context=context))
     after = arrived(settled.session)

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from runtime import loader, request
-from runtime.advance import arrived, route, settle
+from runtime.advance import arrived, route
 from runtime.errors import DesignError, WorldError
 from runtime.narrators.openai import OpenAI
 from runtime.narrators.probing import Known, Tried, held, is_sure, probe
@@ -24,7 +24,7 @@ from runtime.narrators.provider import CallError
 from runtime.narrators.release import Release
 from runtime.request import nearest
 from runtime.session import Invoke
-from runtime.turn import brief, choose_edge, timed
+from runtime.turn import brief, choose_edge, settled_by
 from server import project_file
 from server.build import default_machine, known_path, profiles_of
 from server.settings import PROJECT_FILE, variable_of
@@ -91,8 +91,7 @@ def first_task(machine: Machine) -> Task:
     invoke = Invoke(event=machine.definition.first.event, session_id=_SEED, run_seed=_SEED)
     opened = request.begin(machine, invoke, _SEED, lambda: _SEED, 0)
     asked = request.read(opened, invoke, "operator")
-    compiled, rolled, scope = choose_edge(opened, asked, "operator")
-    settled = timed(settle(machine, opened.session, compiled, asked.event, asked.choice, scope, rolled), opened)
+    settled = settled_by(choose_edge(opened, asked, "operator"), opened, asked)
     return brief(opened, settled, asked, route(machine, arrived(settled.session)).offer, WITHIN_S)
 
 

@@ -8,13 +8,13 @@ from typing import Any
 from msgspec.structs import replace
 
 from runtime import loader, request
-from runtime.advance import arrived, route, settle
+from runtime.advance import arrived, route
 from runtime.constraints import Bounds, answer_schema
 from runtime.narrators import Narration, Narrator, Task
 from runtime.narrators.release import Hear, Release, unheard
 from runtime.prompt import Prompt, parse_prompt, render
 from runtime.session import Invoke, Offer
-from runtime.turn import brief, choose_edge, timed
+from runtime.turn import brief, choose_edge, settled_by
 
 PLAYER_TEXT = "the-player-said-this"
 OFFER = (
@@ -81,8 +81,7 @@ def told(on_failure: str = "offline") -> Task:
     invoke = Invoke(event="COMBAT", session_id="s1", run_seed="a")
     opened = request.begin(machine, invoke, "s1", lambda: "made", 0)
     asked = request.read(opened, invoke, "player")
-    compiled, rolled, scope = choose_edge(opened, asked, "player")
-    settled = timed(settle(machine, opened.session, compiled, asked.event, asked.choice, scope, rolled), opened)
+    settled = settled_by(choose_edge(opened, asked, "player"), opened, asked)
     return brief(opened, settled, asked, route(machine, arrived(settled.session)).offer, 45.0)
 
 

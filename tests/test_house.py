@@ -32,6 +32,7 @@ FLOORS = (
         "beside the flow",
         r"explain|repeats|history|recompute|verify|migrate|export|exported|importing|plausible|recording|origins|copying|retention",
     ),
+    ("the bench", r"bench|bench\.\w+"),
 )
 """Each module of runtime/ stands on one floor; it imports from its own and from those below."""
 DOORS = {

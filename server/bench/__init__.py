@@ -1,0 +1,1 @@
+"""The tester's commands, and the pytest plugin."""
