@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from runtime import machine as machines
 from runtime import model, rating
@@ -31,7 +32,17 @@ from runtime.prompt import parse_prompt
 from runtime.schema import schema
 from runtime.shape import did_you_mean, shaped
 
-__all__ = ["digest_of", "findings_of", "load", "load_project", "read_project", "schema"]
+__all__ = [
+    "built",
+    "digest_of",
+    "drafted",
+    "findings_of",
+    "load",
+    "load_project",
+    "read_project",
+    "rewritten",
+    "schema",
+]
 
 MACHINES, PROMPTS = "machines", "prompts"
 OFFLINE = "offline"
@@ -120,6 +131,30 @@ def load_kept(files: Mapping[str, str]) -> Machine:
     draft, findings = _draft(files)
     if draft is None:
         raise DesignError(findings)
+    return _built(draft, files, [])
+
+
+def drafted(files: Mapping[str, str]) -> Draft:
+    """A machine as it was read, before it is judged. Raises DesignError where it has no whole shape."""
+    draft, findings = _draft(files)
+    if draft is None or not draft.is_whole:
+        raise DesignError([finding for finding in findings if finding.is_fault])
+    return draft
+
+
+def rewritten(draft: Draft, value: Any) -> Draft:
+    """The draft with another value of its file, whose places are those of the old one.
+
+    Raises msgspec.ValidationError where the value is no machine's.
+    """
+    definition = msgspec.convert(value, Definition)
+    edges = tuple(_in_file_order(edges_of(definition), draft.document.places))
+    document = replace(draft.document, value=value)
+    return replace(draft, document=document, definition=definition, edges=edges)
+
+
+def built(draft: Draft, files: Mapping[str, str]) -> Machine:
+    """The machine of a draft that has passed the check. Raises ExpressionError where it has not."""
     return _built(draft, files, [])
 
 
