@@ -6,12 +6,11 @@ in it: `key_variable` names the environment's, or `.env`'s, that holds it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import jsonschema_rs
 import msgspec
 from msgspec import Meta, Struct
 
@@ -19,38 +18,21 @@ from runtime.document import Document, read
 from runtime.errors import DesignError, Finding
 from runtime.narrators.profile import PROFILES, Profile, configured
 from runtime.prices import Prices
-from runtime.shape import did_you_mean
+from runtime.shaped import Form, faults_of, form_of
 from server.settings import PROJECT_FILE, SettingsError
 
 _VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _URL = r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$"
-_KINDS = jsonschema_rs.ValidationErrorKind
-_TYPES = {
-    "string": "a text",
-    "integer": "a whole number",
-    "number": "a number",
-    "array": "a list",
-    "object": "a map (key: value)",
-}
 _MENDS = {
     _VARIABLE: "is no name of a variable: write the name under which the environment or .env has the key",
     _URL: "is no base URL: write http:// or https://, a host and a path; a key has a variable of its own",
 }
-_BOUNDS = {
-    _KINDS.Minimum: "too small: at least {}",
-    _KINDS.ExclusiveMinimum: "too small: more than {}",
-    _KINDS.Maximum: "too large: at most {}",
-    _KINDS.MinLength: "too short: at least {} long",
-    _KINDS.MinItems: "too short: at least {} long",
-}
 _MEANT = {
-    "key": "key_variable",
-    "api_key": "key_variable",
     "url": "base_url",
     "name": "profile",
     "timeout": "timeout_s",
 }
-_SECRETS = frozenset({"key", "api_key"})
+_ELSEWHERE = "a secret stands in no file. Write key_variable: and the name of its variable"
 
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
 
@@ -139,68 +121,10 @@ def _read(project: Path) -> tuple[Document | None, list[Finding]]:
     except (OSError, UnicodeDecodeError) as error:
         return None, [Finding(PROJECT_FILE, 1, 1, "E002", f"the file can't be read as UTF-8: {error}")]
     document = read(PROJECT_FILE, text.replace("\r\n", "\n"))
-    findings = list(document.findings)
-    if document.value is not None:
-        findings += [_finding(document, *wrong) for error in _validator().iter_errors(document.value)
-                     for wrong in _wrong(error)]  # fmt: skip
-    return document, sorted(set(findings))
+    return document, sorted({*document.findings, *faults_of(document, _form())})
 
 
 @cache
-def _validator() -> jsonschema_rs.Validator:
-    return jsonschema_rs.validator_for(_schema())
-
-
-@cache
-def _schema() -> dict[str, Any]:
-    return msgspec.json.schema(ProjectFile)
-
-
-def _finding(document: Document, path: tuple[Any, ...], code: str, message: str) -> Finding:
-    is_key = code == "E101"
-    line, col = document.places.key(path) if is_key else document.places.value(path)
-    return Finding(PROJECT_FILE, line, col, code, message)
-
-
-def _wrong(error: Any) -> Iterator[tuple[tuple[Any, ...], str, str]]:
-    """The path, code and sentence of each fault; of a part with several forms, of the form that was meant."""
-    path, kind = tuple(error.instance_path), error.kind
-    if isinstance(kind, _KINDS.AnyOf):
-        for each in next((branch for branch in kind.context if not _is_null(branch)), ()):
-            yield from _wrong(each)
-    elif isinstance(kind, _KINDS.AdditionalProperties):
-        for key in kind.unexpected:
-            yield (*path, key), "E101", _unknown(key, path)
-    elif isinstance(kind, _KINDS.Required):
-        yield path, "E102", f"'{kind.property}' is missing here. Add it"
-    else:
-        yield path, *_told(error, kind, path)
-
-
-def _is_null(branch: Any) -> bool:
-    return any(isinstance(each.kind, _KINDS.Type) and each.kind.types == ["null"] for each in branch)
-
-
-def _unknown(key: str, path: tuple[Any, ...]) -> str:
-    kind = {0: ProjectFile, 2: ProviderLine}.get(len(path), PriceLine)
-    known = kind.__struct_fields__
-    if key in _SECRETS and kind is ProviderLine:
-        return f"no key '{key}' here: a secret stands in no file. Write key_variable: and the name of its variable"
-    if _MEANT.get(key) in known:
-        return f"no key '{key}' here. Did you mean '{_MEANT[key]}'?"
-    return f"no key '{key}' here" + did_you_mean(key, known, f"Keys are {', '.join(known)}")
-
-
-def _told(error: Any, kind: Any, path: tuple[Any, ...]) -> tuple[str, str]:
-    value = error.instance
-    name = f"'{path[-1]}'" if path and isinstance(path[-1], str) else "this item"
-    if isinstance(kind, _KINDS.Type):
-        return "E105", f"{name} is {' or '.join(_TYPES[each] for each in kind.types if each in _TYPES)}"
-    if isinstance(kind, _KINDS.Enum):
-        words = [str(each) for each in kind.options if each is not None]
-        return "E106", f"'{value}' is not one of {', '.join(words)}{did_you_mean(str(value), words)}"
-    if isinstance(kind, _KINDS.Pattern):
-        # What stands here by mistake may be a key: it is not repeated.
-        return "E110", f"{name} {_MENDS[kind.pattern]}"
-    bound = next((words for each, words in _BOUNDS.items() if isinstance(kind, each)), "")
-    return "E110", f"{name} is {'out of range' if not bound else bound.format(kind.limit)}"
+def _form() -> Form:
+    secrets = {("ProviderLine", name): _ELSEWHERE for name in ("key", "api_key")}
+    return form_of(ProjectFile, meant=_MEANT, hints=secrets, mends=_MENDS)

@@ -7,12 +7,24 @@ One form is the recording, the regression test, the bug report and the cassette.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 Parts = Mapping[str, Any]
+Place = tuple[str, int, int]
+"""A file, and a line and a column in it, from 1."""
 SUFFIX = ".replay.yaml"
+
+
+class Limits(TypedDict, total=False):
+    """What a client asks of the texts, as it sends it; null = the machine's own again."""
+
+    content_rating: Literal["G", "PG", "PG13", "R"] | None
+    max_chars_scene: Annotated[int, Meta(ge=20)] | None
+    max_chars_option: Annotated[int, Meta(ge=2)] | None
+    forbidden_terms: Annotated[list[Annotated[str, Meta(min_length=1, max_length=32)]], Meta(max_length=200)] | None
 
 
 class Given(Struct, frozen=True, kw_only=True):
@@ -27,18 +39,21 @@ class Given(Struct, frozen=True, kw_only=True):
     state: str | None = None
     context: Parts = {}
     slots: Mapping[str, str | None] = {}
-    constraints: Parts = {}
-    player_count: int = 1
-    difficulty: str = "NORMAL"
-    hard_limit_seconds: float | None = None
+    constraints: Limits = {}
+    player_count: Annotated[int, Meta(ge=1)] = 1
+    difficulty: Literal["EASY", "NORMAL", "HARD"] = "NORMAL"
+    hard_limit_seconds: Annotated[float, Meta(ge=0)] | None = None
 
 
 class Chosen(Struct, frozen=True):
-    """How a step names an offered option; exactly one is not None. `text` is as offered."""
+    """How a step names an offered option; exactly one is not None.
+
+    `text` is as offered, or a part of it that no other option has; a map picks by language.
+    """
 
     key: str | None = None
     kind: str | None = None
-    text: str | None = None
+    text: str | Mapping[str, str] | None = None
     id: int | None = None
 
 
@@ -53,7 +68,8 @@ class Expect(Struct, frozen=True, kw_only=True):
     """What must come of a step; None = not asked. With `error` it is refused, and nothing has changed.
 
     `context` has the variables that are named, `options` the keys (or kinds) in the order offered.
-    `texts` are by their dotted path in the answer's payload; `meta` by the name in payload.meta.
+    `texts` are by their dotted path in the answer's payload, or in what a refusal says (`why`, `hint`,
+    `message`, …); `meta` by the name in payload.meta. `allowed` is in any order.
     """
 
     edge: str | None = None
@@ -71,11 +87,15 @@ class Expect(Struct, frozen=True, kw_only=True):
 
 
 class ReplayStep(Struct, frozen=True, kw_only=True):
-    """One turn: an option that is chosen, or an event that is sent.
+    """One turn: an option that is chosen, or an event that is sent; with both, the client named both.
+
+    Neither is only the first step's right, where nothing is given: the initial event is sent.
 
     `dice` are fixed by name, `narrate` is what the model answers ({} with a model that says nothing;
     None = told offline), `after_ms` the player's clock since the step before, `times` how often the same
-    request is sent: all answers must be the same bytes. `line` is the step's in its file, 0 where it has none.
+    request is sent: all answers must be the same bytes. `prompt` is what it was told by when it was recorded.
+    `line` is the step's in its file, 0 where it has none; `places` has its parts by their dotted path, as
+    `dice.attack`, and the step itself as ''.
     """
 
     choose: Chosen | None = None
@@ -90,13 +110,15 @@ class ReplayStep(Struct, frozen=True, kw_only=True):
     expect: Expect = Expect()
     prompt: str | None = None
     line: int = 0
+    places: Mapping[str, Place] = {}
 
 
 class Replay(Struct, frozen=True, kw_only=True):
     """One test: a file's, for one combination of its `each`.
 
     `id` is `FILE::NAME` with `[zh-a]` behind it for a combination. `xfail` says why it is known to fail:
-    then it must. The steps of the replay that it reproduces stand before its own already.
+    then it must. The steps of the replay that it reproduces stand before its own already. `places` has
+    the parts of `given` as `given.machine`, and the file itself as ''.
     """
 
     name: str
@@ -105,3 +127,10 @@ class Replay(Struct, frozen=True, kw_only=True):
     xfail: str | None = None
     file: str = ""
     id: str = ""
+    places: Mapping[str, Place] = {}
+
+
+def bare(replay: Replay) -> Replay:
+    """The replay without where it stands in which file: what two files have in common that say the same."""
+    steps = tuple(replace(step, line=0, places={}) for step in replay.steps)
+    return replace(replay, steps=steps, file="", id="", places={})
