@@ -20,17 +20,17 @@ FLOORS = (
     ("words", r"errors|model|session|formats|progress"),
     (
         "languages",
-        r"expression|prompt|template|budget|filters|source|layout|outputs|document|flow_yaml|places|cuts|fullwidth|cutting|terms|quoting|tokens",
+        r"expression|direct|prompt|template|budget|filters|source|layout|outputs|document|flow_yaml|places|cuts|fullwidth|cutting|terms|quoting|tokens",
     ),
     (
         "rules",
-        r"machine|dice|constraints|advance|fragments|schema|shape|draft|check|check_\w+|rating|facts|leaks|memory|prices",
+        r"machine|dice|constraints|advance|fragments|schema|shape|shaped|draft|check|check_\w+|rating|facts|leaks|memory|prices|properties",
     ),
     ("doors", r"loader|narrators|narrators\.\w+|stores|stores\.\w+"),
     ("the flow", r"view|request|claims|ledger|turn"),
     (
         "beside the flow",
-        r"explain|repeats|history|recompute|verify|migrate|export|exported|importing|plausible|recording|origins|copying|retention",
+        r"explain|repeats|history|recompute|verify|migrate|export|exported|importing|plausible|origins|copying|retention",
     ),
     ("the bench", r"bench|bench\.\w+"),
 )
