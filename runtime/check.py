@@ -14,6 +14,7 @@ from runtime.check_expressions import expressed, told_when
 from runtime.check_graph import graph
 from runtime.check_migrations import migrations
 from runtime.check_names import names
+from runtime.check_properties import properties
 from runtime.check_texts import worded
 from runtime.draft import Draft
 from runtime.errors import Finding
@@ -75,10 +76,12 @@ CODES: Mapping[str, str] = {
     "E218": "Two migrations are from one version.",
     "E219": "A migration is from the file's own version.",
     "E220": "A migration leads to a final state.",
+    "E221": "A property has none, or several, of never, always and eventually.",
+    "E222": "A property's within or when is missing, or goes with another rule.",
     "E301": "An expression can't be read.",
     "E302": "An expression reads a name or function that isn't there.",
     "E303": "Types don't fit.",
-    "E304": "A guard isn't a bool.",
+    "E304": "A guard or property isn't a bool.",
     "E305": "A literal is none of the members that it meets.",
     "E306": "No variable has this name.",
     "E307": "A secret would be told through a variable or ai_state that isn't secret.",
@@ -125,6 +128,7 @@ CODES: Mapping[str, str] = {
     "W205": "Every edge of a state says suggest: false.",
     "W206": "An option leads on to several states, and its event has the name of the first.",
     "W207": "Every way on from a state that can be reached again is `once`.",
+    "W208": "A property reads nothing that changes.",
     "W301": "A variable is set to a number beyond its range, or with a sign as if it were added.",
     "W302": "A text is compared with norm(…), and is none that norm gives.",
     "W401": "Nothing names a prompt.",
@@ -152,6 +156,7 @@ def check(draft: Draft) -> Iterator[Finding]:
     """
     yield from names(draft)
     yield from migrations(draft)
+    yield from properties(draft)
     if draft.is_whole:
         yield from graph(draft)
     yield from expressed(draft)

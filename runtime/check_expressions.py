@@ -7,13 +7,21 @@ from collections.abc import Iterator, Mapping
 from msgspec import Struct, structs
 
 from runtime.check_graph import edges_in, guards, words
-from runtime.check_members import Vocabulary, literals, met, secrets, vocabulary_of
+from runtime.check_members import Vocabulary, literals, met, secrets, vocabulary_of, with_states
 from runtime.check_syntax import CALLS, Place, a, as_text, explained
 from runtime.check_values import values
 from runtime.draft import Draft, Slot, expressions
 from runtime.errors import Finding
 from runtime.expression import CelType, Expression, ExpressionError, Names, Token, tokens
-from runtime.machine import VARIABLE_TYPES, ai_state_names, base_names, edge_names, learn_names, story_names
+from runtime.machine import (
+    VARIABLE_TYPES,
+    ai_state_names,
+    base_names,
+    edge_names,
+    learn_names,
+    property_names,
+    story_names,
+)
 from runtime.model import Edge, Expr, LongDie, Path
 from runtime.shape import closest, did_you_mean
 
@@ -89,14 +97,22 @@ def _judged(draft: Draft, slot: Slot, scope: Scope) -> Iterator[Finding]:
 
 
 def _scope(draft: Draft, slot: Slot, scopes: Scopes) -> Scope:
-    key = (slot.role if slot.role in {"learn", "ai_state"} else "", id(slot.edge))
+    key = (slot.role if slot.role in {"learn", "ai_state", "property"} else "", id(slot.edge))
     if key not in scopes:
-        scopes[key] = Scope(_names(draft, slot), vocabulary_of(draft, slot.edge))
+        vocabulary = vocabulary_of(draft, slot.edge)
+        scopes[key] = Scope(_names(draft, slot), with_states(draft, vocabulary) if _is_judged(slot) else vocabulary)
     return scopes[key]
+
+
+def _is_judged(slot: Slot) -> bool:
+    """Whether an expression is a property's: judged after a turn, on what the session holds then."""
+    return slot.role == "property"
 
 
 def _names(draft: Draft, slot: Slot) -> Names:
     definition = draft.definition
+    if _is_judged(slot):
+        return Names(property_names(definition))
     if slot.role == "ai_state":
         everything = [file.prompt for file in draft.prompts if file.prompt]
         return ai_state_names(definition, everything)
@@ -125,11 +141,12 @@ def _uncompiled(draft: Draft, slot: Slot, scope: Scope, error: ExpressionError) 
         elif token.col in members and not _is_other(token.text, scope):
             yield draft.inside(slot.path, token.col, "E305", members[token.col])
         else:
-            yield draft.inside(slot.path, token.col, "E302", _no_name(slot, token.text, scope.names, quoted))
+            message = _no_state(draft, slot, token.text, quoted) or _no_name(slot, token.text, scope.names, quoted)
+            yield draft.inside(slot.path, token.col, "E302", message)
 
 
 def _place(draft: Draft, slot: Slot, names: Names) -> Place:
-    wanted: CelType | None = "bool" if slot.role == "guard" else None
+    wanted: CelType | None = "bool" if slot.role in {"guard", "property"} else None
     if slot.variable is not None and slot.key not in {"at_least", "at_most"}:
         wanted = VARIABLE_TYPES[draft.definition.context[slot.variable].type]
 
@@ -177,6 +194,14 @@ def _no_function(name: str) -> str:
     return f"no function '{name}'{did_you_mean(name, CALLS, f'Functions are {calls}')}"
 
 
+def _no_state(draft: Draft, slot: Slot, name: str, quoted: str) -> str:
+    """What to say of a state's name without quotes in a property; '' for any other name."""
+    if not _is_judged(slot) or name not in draft.definition.states:
+        return ""
+    mend = quoted or f"""'state == "{name}"'"""
+    return f"no name '{name}' here. A state stands in quotes of its own, inside YAML's: {mend}"
+
+
 def _no_name(slot: Slot, name: str, names: Names, quoted: str) -> str:
     root, _, rest = name.partition(".")
     beside = [known for known in names.types if known.startswith(f"{root}.")]
@@ -197,6 +222,8 @@ def _bare(names: Names) -> list[str]:
 
 def _elsewhere(slot: Slot, root: str) -> str:
     """Why a scope's name is not here."""
+    if _is_judged(slot) and root in {"dice", "payload", "output", "option"}:
+        return f"A property is judged after the turn, when {root} is gone: keep it in a variable, and read that"
     if root == "dice":
         return "No dice are rolled here: add `dice` to the option, or to the event as {dice: {…}, edges: […]}"
     if root == "payload":
@@ -208,6 +235,11 @@ def _elsewhere(slot: Slot, root: str) -> str:
 
 
 def _type(draft: Draft, slot: Slot, expression: Expression) -> Iterator[Finding]:
+    if _is_judged(slot):
+        if expression.type != "bool":
+            message = f"'{slot.key}' is a bool, and this gives {a(expression.type)}. Compare it with something"
+            yield draft.at_value(slot.path, "E304", message)
+        return
     if slot.role == "guard":
         if expression.type != "bool":
             message = f"a guard is a bool, and this gives {a(expression.type)}. Compare it with something"

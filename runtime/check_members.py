@@ -71,6 +71,14 @@ def vocabulary_of(draft: Draft, edge: Edge | None) -> Vocabulary:
     return Vocabulary(enums, sets, frozenset(members_of(draft.definition)))
 
 
+def with_states(draft: Draft, vocabulary: Vocabulary) -> Vocabulary:
+    """What the literals of `properties` are compared with: also the names of states."""
+    # A state that was cut out is none that isn't there.
+    lost = [str(gone[1]) for gone in draft.document.gone if gone[:1] == ("states",) and len(gone) > 1]
+    states = [*draft.definition.states, *lost]
+    return structs.replace(vocabulary, enums={**vocabulary.enums, "state": states})
+
+
 def _choices(draft: Draft, edge: Edge) -> dict[str, Sequence[str]]:
     """What option.key and option.kind may be where an edge stands; nothing where options were cut out."""
     names = [name for name in draft.definition.states if edge.source in {name, ROOT}]
@@ -154,8 +162,8 @@ def _results(found: list[Token]) -> Iterator[Token]:
 
 
 def secrets(draft: Draft, slot: Slot, expression: Expression) -> Iterator[Finding]:
-    """Secrets that would be told, and open dice that a secret takes. A guard may read any secret."""
-    if slot.role == "guard":
+    """Secrets that would be told, and open dice that a secret takes. A guard or property may read any secret."""
+    if slot.role in {"guard", "property"}:
         return
     context = draft.definition.context
     dice = _dice_around(draft, slot.edge)

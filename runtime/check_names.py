@@ -191,6 +191,7 @@ def _unique(draft: Draft) -> Iterator[Finding]:
         (("states",), definition.states),
         (("slots",), definition.slots),
         (("ai_state",), definition.ai_state),
+        (("properties",), definition.properties),
     ]
     groups += [(("events", name, "payload"), event.payload) for name, event in definition.events.items()]
     for path, written in groups:

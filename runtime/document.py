@@ -44,6 +44,8 @@ MAX_MENDS = 200
 
 EXPRESSION_KEYS = frozenset({"guard", "when", "from", "otherwise", "at_least", "at_most"})
 """Keys whose value is an expression."""
+PROPERTY_KEYS = frozenset({"never", "always", "eventually", "when"})
+"""Keys of a property whose value is an expression."""
 EXPRESSION_MAPS = frozenset({"assign", "entry", "ai_state"})
 """Keys whose values are expressions, one per name."""
 TEXT_KEYS = frozenset({"title", "text", "short", "label", "tell", "why"})
@@ -59,6 +61,8 @@ _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _UNREADABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 _LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _GONE: Any = object()
+_NAMED = 2
+"""How long the path of a part with a name is: its section, its name."""
 Event = Any
 """PyYAML's events; its stubs leave every mark optional, which its parser does not."""
 
@@ -453,6 +457,8 @@ def is_expression(path: Path) -> bool:
     """Whether an expression stands at a path; the plain values of `migrations` are none."""
     if not path or path[0] == "migrations":
         return False
+    if path[0] == "properties":
+        return len(path) > _NAMED and path[-1] in PROPERTY_KEYS
     return path[-1] in EXPRESSION_KEYS or (len(path) > 1 and path[-2] in EXPRESSION_MAPS)
 
 

@@ -14,7 +14,7 @@ from runtime.model import Definition, Edge, Expr, Learn, Path, State, Text, Vari
 from runtime.prompt import Prompt
 from runtime.rating import Pack
 
-Role = Literal["guard", "assign", "learn", "ai_state"]
+Role = Literal["guard", "assign", "learn", "ai_state", "property"]
 LEARN_KEYS = {"from": "from_", "otherwise": "otherwise", "at_least": "at_least", "at_most": "at_most"}
 
 
@@ -135,6 +135,9 @@ def expressions(draft: Draft) -> Iterator[Slot]:
             yield Slot(("states", state, "entry", name), source, "assign", None, name)
     for name, source in draft.definition.ai_state.items():
         yield Slot(("ai_state", name), source, "ai_state", None, None, name)
+    for name, written_property in draft.definition.properties.items():
+        for key, source in written_property.expressions.items():
+            yield Slot(("properties", name, key), source, "property", None, None, key)
 
 
 def _guards(edge: Edge, seen: set[Path]) -> Iterator[Slot]:

@@ -30,6 +30,11 @@ KEYS = frozenset(
         "history",
         "migrations",
         "fallback",
+        "properties",
+        "never",
+        "always",
+        "eventually",
+        "within",
         "on_failure",
         "on",
         "states",
@@ -132,7 +137,8 @@ _LIST_COMMA = re.compile(r"(?<=[\[,、，]) *[A-Za-z]\w* *([、，])(?= *[A-Za-z
 _BRACE = re.compile(r"[:：] *(｛)(?= *[A-Za-z]\w* *[:：][^｛]*(?:｝|$))", re.ASCII)
 _BRACKET = re.compile(r"\b(?:of|inputs|options|edges|pick|forbidden_terms|G|PG|PG13|R) *[:：] *(［)")
 _QUOTES = re.compile(
-    r"\b(?:machine|language|initial|type|target|prompt|event|key|name|guard|when|from) *[:：] *(“)[^“”\"]*”"
+    r"\b(?:machine|language|initial|type|target|prompt|event|key|name|guard|when|from|never|always|eventually)"
+    r" *[:：] *(“)[^“”\"]*”"
 )
 _INDENT = re.compile(r"^ *(\u3000)[ \u3000]*(?:- |[A-Za-z]\w* *[:：](?: |$|[^ -~]))", re.ASCII)
 _CLOSING = {"｛": "｝", "［": "］", "“": "”"}

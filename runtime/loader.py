@@ -170,7 +170,14 @@ def _built(draft: Draft, files: Mapping[str, str], findings: list[Finding]) -> M
         dict(files),
         digest_of(files),
         tuple(findings),
+        {name: _place(draft, ("properties", name)) for name in draft.definition.properties},
     )
+
+
+def _place(draft: Draft, path: model.Path) -> str:
+    """Where a part's key stands, as findings say it."""
+    line, col = draft.document.places.key(path)
+    return f"{draft.document.file}:{line}:{col}"
 
 
 @cache

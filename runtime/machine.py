@@ -32,7 +32,7 @@ from runtime.expression import (
     evaluate,
     prepare,
 )
-from runtime.model import ROOT, Definition, Die, Edge, Learn, LongDie, dice_parts
+from runtime.model import ROOT, Definition, Die, Edge, Learn, LongDie, Rule, dice_parts
 from runtime.prompt import Prompt, parse_prompt
 from runtime.rating import NOTHING, Pack
 
@@ -77,6 +77,21 @@ class Assign(Struct, frozen=True):
 
     name: str
     value: Expression
+
+
+class Property(Struct, frozen=True):
+    """What must be true of every play, compiled. `place` is `file:line:col`, '' where it isn't known.
+
+    `when` and `within` are None where they aren't written. `reads` are the names that both read, without members.
+    """
+
+    name: str
+    rule: Rule
+    what: Expression
+    when: Expression | None
+    within: int | None
+    reads: tuple[str, ...]
+    place: str
 
 
 class CompiledEdge(Struct, frozen=True, eq=False):
@@ -176,6 +191,7 @@ class Machine(Struct, frozen=True, kw_only=True, eq=False):
     constants: Mapping[str, str]
     events: Mapping[str, str]
     library: transitions.Machine
+    properties: tuple[Property, ...] = ()
     warnings: tuple[Finding, ...] = ()
 
     def prompt_for(self, edge: Edge, language: str) -> Prompt:
@@ -334,6 +350,11 @@ def story_names(definition: Definition, edges: Iterable[Edge]) -> Names:
     return Names(types | {name: kinds.pop() for name, kinds in found.items() if len(kinds) == 1})
 
 
+def property_names(definition: Definition) -> dict[str, CelType]:
+    """What `properties` may read, after a turn: base names, where it led to, and whether the play is over."""
+    return base_names(definition) | {"state": "str", "ended": "bool"}
+
+
 def learn_of(definition: Definition, edge: Edge) -> Mapping[str, Learn]:
     """What is learned after an edge: its own rules, else its target's."""
     return definition.states[edge.target].learn if edge.learn is None else edge.learn
@@ -348,8 +369,12 @@ def build(
     files: Mapping[str, str],
     digest: str,
     warnings: tuple[Finding, ...] = (),
+    places: Mapping[str, str] = {},
 ) -> Machine:
-    """Compile a machine that has passed the check. Raises ExpressionError where it has not."""
+    """Compile a machine that has passed the check. Raises ExpressionError where it has not.
+
+    `places` are the properties' own, as `file:line:col`.
+    """
     compiled = [_compiled(definition, edge, edges, prompts) for edge in edges]
     root = [each for each in compiled if each.edge.source == ROOT]
     table = {
@@ -376,6 +401,7 @@ def build(
         constants=members_of(definition),
         events={event.casefold(): event for event in definition.event_types},
         library=_library(definition, table),
+        properties=tuple(_properties(definition, places)),
         warnings=warnings,
     )
 
@@ -397,6 +423,17 @@ def _compiled(
     rules = tuple(_learn_rule(output, name, rule) for name, rule in learning.items())
     reads_option = any(name.startswith("option.") for guard in guards for name in guard.names)
     return CompiledEdge(edge, guards, _assigns(names, edge.assign), rules, reads_option, edge.full_name)
+
+
+def _properties(definition: Definition, places: Mapping[str, str]) -> Iterator[Property]:
+    names, members = Names(property_names(definition)), members_of(definition)
+    for name, written in definition.properties.items():
+        rule, source = next(iter(written.rules.items()))
+        what = names.compile(source)
+        when = None if written.when is None else names.compile(written.when)
+        read = dict.fromkeys((*what.names, *(when.names if when else ())))
+        reads = tuple(each for each in read if each not in members)
+        yield Property(name, rule, what, when, written.within, reads, places.get(name, ""))
 
 
 def _assigns(names: Names, lines: Mapping[str, Any]) -> tuple[Assign, ...]:

@@ -232,6 +232,38 @@ class Migration(Part, frozen=True, kw_only=True):
     fallback: Name | None = None
 
 
+Rule = Literal["never", "always", "eventually"]
+
+
+class Property(Part, frozen=True, kw_only=True):
+    """What must be true of every play: exactly one of `never`, `always` and `eventually`.
+
+    It is judged after each turn. `within` is a number of turns, and counts from the start of the play, or
+    from each time `when` becomes true.
+    """
+
+    never: Expr | None = None
+    always: Expr | None = None
+    eventually: Expr | None = None
+    within: Annotated[int, Meta(ge=1, le=100_000)] | None = None
+    when: Expr | None = None
+
+    @property
+    def rules(self) -> dict[Rule, Expr]:
+        """What of `never`, `always` and `eventually` is written: one of them where the check found no fault."""
+        written: dict[Rule, Expr | None] = {"never": self.never, "always": self.always, "eventually": self.eventually}
+        return {rule: source for rule, source in written.items() if source is not None}
+
+    @property
+    def expressions(self) -> dict[str, Expr]:
+        """Every expression that is written, by its key."""
+        return {**{str(rule): source for rule, source in self.rules.items()}, **self._condition}
+
+    @property
+    def _condition(self) -> dict[str, Expr]:
+        return {} if self.when is None else {"when": self.when}
+
+
 class Definition(Part, frozen=True, kw_only=True):
     """A whole machine."""
 
@@ -247,6 +279,7 @@ class Definition(Part, frozen=True, kw_only=True):
     events: dict[Name, Event] = {}
     history: History = History()
     migrations: list[Migration] = []
+    properties: dict[Name, Property] = {}
     on_failure: Literal["offline", "refuse"] = "offline"
     on: dict[Name, OnEntry] = {}
     states: Annotated[dict[Name, State], Meta(min_length=1)]

@@ -59,7 +59,7 @@ _HINTS = {
 }
 
 
-_FIRST_KEYS = {"Learn": "from", "Ending": "title", "Variable": "type", "Migration": "from"}
+_FIRST_KEYS = {"Learn": "from", "Ending": "title", "Variable": "type", "Migration": "from", "Property": "always"}
 _STAND_INS = {"machine": "unnamed", "title": "untitled", "language": "en"}
 
 

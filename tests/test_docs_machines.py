@@ -13,7 +13,7 @@ from runtime import loader
 from runtime.check import CODES
 from runtime.document import read
 from runtime.expression import Names, activation, evaluate
-from runtime.machine import VARIABLE_TYPES, edge_types, output_types
+from runtime.machine import VARIABLE_TYPES, edge_types, output_types, property_names
 from runtime.prompt import TURN_INPUTS
 from runtime.schema import schema
 
@@ -123,6 +123,7 @@ PARTS = {
     "`events`: an event": "Event",
     "`history`": "History",
     "`migrations`: a migration": "Migration",
+    "`properties`: a property": "Property",
     "`states`: a state": "State",
     "`options`: an option": "Option",
     "`options`: free": "FreeOptions",
@@ -172,7 +173,7 @@ def scope() -> dict[str, str]:
     for files in (*bundles().values(), *map(with_block, ADDED)):
         machine = loader.load(files)
         prompts = [prompt for variants in machine.prompts.values() for prompt in variants.values()]
-        types |= output_types(prompts, machine.definition)
+        types |= output_types(prompts, machine.definition) | property_names(machine.definition)
         for edge in machine.edges:
             types |= edge_types(machine.definition, edge, machine.edges)
     return types
