@@ -1,4 +1,4 @@
-"""Giving a session away: its record as lines, or as a replay. What a story to read looks like is the server's.
+"""Giving a session away: its record as lines. What a story to read looks like is the server's, a replay the bench's.
 
 Everything is streamed in pages of entries: what is held does not grow with the session, but for a
 few bytes a turn. A turn that is played meanwhile is not part of the export.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -25,7 +25,6 @@ from runtime.formats import is_intact
 from runtime.importing import import_lines
 from runtime.machine import Machine
 from runtime.model import LongDie
-from runtime.recording import recorded
 from runtime.session import TELLINGS, Entry, Node, Role
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Survey", "entries_of", "export", "import_lines", "refuse_secrets", "stream_of", "survey", "told_in"]
 
-Form = Literal["jsonl", "replay"]
 PAGE = 50
 """Entries that are read at a time."""
 
@@ -96,25 +94,19 @@ class Survey(Struct, frozen=True, kw_only=True):
         return tuple(dict.fromkeys(model or narrator for narrator, model, is_generated in self.tellers if is_generated))
 
 
-async def export(runtime: Runtime, session_id: str, form: Form, role: Role) -> AsyncIterator[bytes]:
-    """A session's record: `jsonl`, every entry as it was kept, or `replay`, the branch as a tester's file.
+async def export(runtime: Runtime, session_id: str, role: Role) -> AsyncIterator[bytes]:
+    """A session's record: every entry as it was kept.
 
-    Raises SessionNotFound, Forbidden for a player where the machine has secrets, MachineChanged
-    for a replay whose branch moved from one definition to another (and back), StoreUnavailable.
+    Raises SessionNotFound, Forbidden for a player where the machine has secrets, StoreUnavailable.
     """
     about = await survey(runtime, session_id)
-    refuse_secrets(about, form, role)
-    async for part in stream_of(runtime, about, form, role):
+    refuse_secrets(about, "jsonl", role)
+    async for part in stream_of(runtime, about, role):
         yield part
 
 
-async def stream_of(runtime: Runtime, about: Survey, form: Form, role: Role) -> AsyncIterator[bytes]:
-    """The record that a survey was made for. Raises MachineChanged before its first part, StoreUnavailable."""
-    if form == "replay":
-        entries = entries_of(runtime.store, about.head)
-        async for step in recorded(_one_machine(about), entries, about.branch, about.aigc_of_branch):
-            yield step.encode()
-        return
+async def stream_of(runtime: Runtime, about: Survey, role: Role) -> AsyncIterator[bytes]:
+    """The record that a survey was made for. Raises StoreUnavailable."""
     yield header_line(await _header(runtime, about, role))
     async for line in _lines(runtime.store, about.head):
         yield line
@@ -128,25 +120,6 @@ def refuse_secrets(about: Survey, form: str, role: Role) -> None:
             "Ask for md or html, or send an operator's token.",
             role_needed="operator",
         )
-
-
-def _one_machine(about: Survey) -> Machine:
-    """The machine of the whole branch. Raises MachineChanged where it is more than one, or can't be read.
-
-    A move there and back has one too, and what it did to the variables no step of a replay would do.
-    """
-    digests = {node.digest for node in about.nodes if node.turn in about.branch}
-    found = [about.machines[digest] for digest in digests if digest in about.machines]
-    if len(digests) == len(found) == 1 and not about.has_moved:
-        return found[0]
-    has_moved = about.has_moved or len(digests) > 1
-    raise MachineChanged(
-        f"a replay is of one definition, and this session {'moved on to another' if has_moved else 'lost its own'}",
-        "Ask for jsonl.",
-        machine=about.head.after.machine,
-        digest=about.head.digest,
-        reasons=["migrated" if has_moved else "definition_missing"],
-    )
 
 
 async def survey(runtime: Runtime, session_id: str) -> Survey:

@@ -1,6 +1,8 @@
 """Values as YAML that our own reader reads back unchanged: flow style, and quotes wherever a word could be more.
 
-Source: yaml.org/spec/1.2.2, chapters 5.7 (escapes in double quotes: JSON's, and more) and 7.4 (flow style).
+A text of several lines may stand as a block, so that it can be read, and compared line by line.
+Source: yaml.org/spec/1.2.2, chapters 5.7 (escapes in double quotes: JSON's, and more), 7.4 (flow style)
+and 8.1 (block scalars).
 """
 
 from __future__ import annotations
@@ -15,6 +17,10 @@ _NO_WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "
 """Words that some reader of YAML takes for more than a word."""
 _UNSAFE = re.compile("[\x7f-\xa0\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff0-\uffff]")
 """What JSON leaves as it is, and YAML may not hold, or a reader would not see."""
+_NO_BLOCK = re.compile(
+    r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]"
+)
+"""What a block can't hold as it is, or what would change how its lines are read."""
 _LONGEST_KEY = 1000
 """A key of more than 1024 characters needs a mark before it."""
 
@@ -40,3 +46,18 @@ def word(text: str) -> str:
 def _key(name: str) -> str:
     written = word(name)
     return written if len(written) < _LONGEST_KEY else f"? {written} "
+
+
+def block(text: str, indent: int) -> str:
+    """What stands behind `key: ` for a text: its lines as a literal block, `indent` spaces in; flow where it can't.
+
+    The key must stand two columns before the lines.
+    """
+    if "\n" not in text or not text.strip() or _NO_BLOCK.search(text):
+        return word(text)
+    body = text.rstrip("\n")
+    ends = len(text) - len(body)
+    # An indent that begins with a blank can't be told from the first line.
+    marks = ("2" if body[0] in " \n" else "") + {0: "-", 1: ""}.get(ends, "+")
+    lines = [f"{' ' * indent}{line}" if line else "" for line in body.split("\n")]
+    return "\n".join([f"|{marks}", *lines, *[""] * (ends - 1)])

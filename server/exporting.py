@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from litestar import Request, get
@@ -11,6 +12,7 @@ from litestar.params import FromPath
 from litestar.types import ASGIApp
 from msgspec import Struct
 
+from runtime.bench.recording import recorded
 from runtime.export import Survey, refuse_secrets, stream_of, survey
 from runtime.model import LANGUAGE_PATTERN
 from server.house import House, enter
@@ -65,7 +67,15 @@ def _parts(house: House, call: Call, about: Survey, form: str) -> AsyncIterator[
         return written(house.runtime, about, Markdown())
     if form == "html":
         return written(house.runtime, about, Html())
-    return stream_of(house.runtime, about, "replay" if form == "replay" else "jsonl", call.role or "player")
+    if form == "replay":
+        return _encoded(recorded(house.runtime.store, about, "asked" if call.role == "operator" else "none"))
+    return stream_of(house.runtime, about, call.role or "player")
+
+
+async def _encoded(parts: AsyncGenerator[str, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(parts):
+        async for part in parts:
+            yield part.encode()
 
 
 def headers_of(about: Survey, form: str) -> list[tuple[bytes, bytes]]:

@@ -21,6 +21,7 @@ from served import ROOT, Web, runtime_of, serving
 
 from runtime import history, loader, request
 from runtime.advance import roll_dice, settle, turn_scope
+from runtime.bench.recording import recorded
 from runtime.claims import Idempotency
 from runtime.document import read
 from runtime.errors import (
@@ -32,7 +33,7 @@ from runtime.errors import (
     StoreUnavailable,
     ValidationError,
 )
-from runtime.export import PAGE, export, import_lines, survey
+from runtime.export import PAGE, export, import_lines, refuse_secrets, survey
 from runtime.flow_yaml import flow
 from runtime.formats import is_intact, read_entry
 from runtime.importing import MAX_LINE_BYTES, PROGRESS_EVERY
@@ -139,7 +140,11 @@ class Player:
         return await self.send(selected_option_id=found[key], **more)
 
     async def out(self, form: str, role: Role = "operator") -> bytes:
-        return b"".join([part async for part in export(self.runtime, self.session_id, form, role)])  # type: ignore[arg-type]
+        if form == "replay":
+            about = await survey(self.runtime, self.session_id)
+            refuse_secrets(about, form, role)
+            return "".join([part async for part in recorded(self.runtime.store, about, "asked")]).encode()
+        return b"".join([part async for part in export(self.runtime, self.session_id, role)])
 
     async def lines(self) -> list[bytes]:
         return (await self.out("jsonl")).splitlines()
@@ -362,7 +367,7 @@ async def test_a_long_session_is_given_away_in_pages_and_without_what_is_played_
     player = await begun()
     for _ in range(PROGRESS_EVERY):
         await player.choose("strike")
-    parts = export(player.runtime, "s1", "jsonl", "operator")
+    parts = export(player.runtime, "s1", "operator")
 
     header = json.loads(await anext(parts))
     await player.choose("strike")
@@ -376,7 +381,7 @@ async def test_a_long_session_is_given_away_in_pages_and_without_what_is_played_
 
 async def test_a_session_that_is_deleted_meanwhile_breaks_its_export_off():
     player = await begun()
-    parts = export(player.runtime, "s1", "jsonl", "operator")
+    parts = export(player.runtime, "s1", "operator")
     await anext(parts)
 
     await player.runtime.store.delete("s1")

@@ -17,9 +17,10 @@ from pages import ROOT, Page
 
 from runtime import history, loader
 from runtime.advance import roll_dice
+from runtime.bench.recording import recorded
 from runtime.errors import MachineChanged, MachineNotFound, OptionNotOffered, RewindRefused
 from runtime.explain import explain
-from runtime.export import export
+from runtime.export import export, survey
 from runtime.machine import Machine
 from runtime.migrate import PAGE, SAMPLES, Moved, judged, migrate
 from runtime.narrators.offline import Offline
@@ -903,14 +904,14 @@ async def test_a_session_that_came_and_went_back_is_no_replay(serve: Serve) -> N
     runtime = await serve(store, first)
     await told(runtime)
 
-    whole = b"".join([part async for part in export(runtime, "s1", "replay", "operator")])
-    assert whole.count(b"choose: try") == 1, "the moves stand behind the last turn"
+    whole = "".join([part async for part in recorded(store, await survey(runtime, "s1"), "none")])
+    assert whole.count("choose: try") == 1, "the moves stand behind the last turn"
     await Client(runtime).choose("try")
     with pytest.raises(MachineChanged) as refused:
-        [part async for part in export(runtime, "s1", "replay", "operator")]
+        [part async for part in recorded(store, await survey(runtime, "s1"), "none")]
     assert refused.value.facts["reasons"] == ["migrated"]
     assert {each.digest for each in await entries(store, "s1") if each.is_telling} == {first.digest}
-    assert [part async for part in export(runtime, "s1", "jsonl", "operator")]
+    assert [part async for part in export(runtime, "s1", "operator")]
 
 
 async def test_a_move_outlives_a_restart(serve: Serve, tmp_path: Path) -> None:

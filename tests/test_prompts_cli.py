@@ -329,7 +329,7 @@ def test_every_recorded_turn_is_rendered_as_it_was_sent(desk: Desk):
 async def test_a_turn_that_was_told_otherwise_is_said_to_be(desk: Desk):
     """Another version of Edgewise may word a prompt otherwise: what is rendered is not what was sent then."""
     runtime = await desk.runtime()
-    lines = b"".join([part async for part in export(runtime, "en", "jsonl", "operator")]).split(b"\n")
+    lines = b"".join([part async for part in export(runtime, "en", "operator")]).split(b"\n")
     await runtime.close()
     sent = json.loads(lines[2])["body"]["prompt_hash"]
     record = Record(line.replace(sent.encode(), b"0" * 64) for line in lines)
@@ -339,7 +339,7 @@ async def test_a_turn_that_was_told_otherwise_is_said_to_be(desk: Desk):
 
 async def test_a_record_without_its_machine_says_whom_to_ask(desk: Desk):
     runtime = await desk.runtime()
-    lines = b"".join([part async for part in export(runtime, "en", "jsonl", "operator")]).split(b"\n")
+    lines = b"".join([part async for part in export(runtime, "en", "operator")]).split(b"\n")
     await runtime.close()
     header = {**json.loads(lines[0]), "definitions": {}}
 
