@@ -20,6 +20,7 @@ from typing import Any, Literal
 from cel_expr_python import cel
 from msgspec import Struct
 
+from runtime.direct import Function, Missing, Unsure, Value, direct
 from runtime.errors import EdgewiseError
 from runtime.model import INT_MAX, INT_MIN, Expr
 
@@ -124,7 +125,7 @@ class Expression(Struct, frozen=True):
     """A compiled expression: what it reads and what it gives.
 
     `names` are the declared names that it reads, in order. A literal of the YAML file (a number,
-    a bool) has `program` None and its `constant`.
+    a bool) has `program` None and its `constant`. `direct` gives the same value sooner, where there is one.
     """
 
     source: str
@@ -132,6 +133,7 @@ class Expression(Struct, frozen=True):
     names: tuple[str, ...]
     program: Any = None
     constant: Any = None
+    direct: Value | None = None
 
 
 def norm(text: str) -> str:
@@ -182,6 +184,17 @@ _FUNCTIONS = [
     _declared("clamp", (_INT, [_INT, _INT, _INT], _clamp), (_FLOAT, [_FLOAT, _FLOAT, _FLOAT], _clamp)),
     _declared("norm", (_STR, [_STR], norm)),
 ]
+
+_DIRECT: Mapping[str, tuple[Function, ...]] = {
+    "add": (Function(("set", "str"), "set", lambda members, member: list(_with(members, member))),),
+    "remove": (Function(("set", "str"), "set", _without),),
+    "min": (Function(("int", "int"), "int", min),),
+    "max": (Function(("int", "int"), "int", max),),
+    "clamp": (Function(("int", "int", "int"), "int", _clamp),),
+    "norm": (Function(("str",), "str", norm),),
+    "size": (Function(("set",), "int", len), Function(("str",), "int", len)),
+}
+"""The functions that a direct expression may call."""
 
 _GIVEN = re.compile(r"\bgiven\(\s*(payload\.[A-Za-z]\w*)\s*\)")
 _TRIPLE = re.compile(r"\"{3}|'{3}")
@@ -247,11 +260,16 @@ class Names:
         kind = _RESULTS.get(result.name())
         if kind is None:
             raise ExpressionError(1, f"gives a {result.name().lower()}, which no variable can hold")
-        return Expression(source, kind, tuple(self._read_by(source)), program)
+        return Expression(source, kind, tuple(self._read_by(source)), program, direct=self._direct(source))
+
+    def _direct(self, source: str) -> Value | None:
+        rewritten = _rewritten(source)
+        is_whole = not _TOKEN.sub("", rewritten).strip()
+        return direct(list(tokens(rewritten)), self.types, _DIRECT) if is_whole else None
 
     def batch(self, expressions: Iterable[Expression]) -> Batch:
-        """Many expressions of these names as one list, to be evaluated in one call."""
-        asked = {each.source: each for each in expressions if each.program is not None}
+        """Those of these names' expressions that are CEL's alone as one list, to be evaluated in one call."""
+        asked = {each.source: each for each in expressions if each.program is not None and each.direct is None}
         names = tuple(dict.fromkeys(name for each in asked.values() for name in each.names))
         listed = ", ".join(f"({_rewritten(source)})" for source in asked)
         return Batch(tuple(asked), names, self._env.compile(f"[{listed}]") if asked else None)
@@ -359,6 +377,13 @@ def _evaluated(expression: Expression, values: Mapping[str, Any]) -> Any:
 
     Only the names that it reads are bound: binding a whole scope costs ten times as much.
     """
+    if expression.direct is not None:
+        try:
+            return expression.direct(values)
+        except Missing as missing:
+            return NotKnown(missing.name)
+        except Unsure:
+            pass
     read = {name: values[name] for name in expression.names if name in values}
     try:
         result = expression.program.eval(data=read)
