@@ -9,17 +9,20 @@ import msgspec
 from runtime.advance import route, turn_scope
 from runtime.errors import SessionNotFound, TurnNotFound
 from runtime.machine import Considered, Machine, consider, known_values
+from runtime.properties import begun, followed, placed
 from runtime.recompute import before
 
 if TYPE_CHECKING:
+    from runtime.properties import Judged
     from runtime.session import Entry, Session
+    from runtime.stores import Store
     from runtime.turn import Runtime
 
 
 async def explain(runtime: Runtime, session_id: str, turn: int) -> dict[str, Any]:
-    """The edges of a turn, and of the routing after it: guard, values read, verdict and reason.
+    """The edges of a turn, and of the routing after it: guard, values read, verdict and reason; and the properties.
 
-    For operators: secrets are in it. Raises SessionNotFound, TurnNotFound, MachineChanged.
+    For operators: secrets are in it. Raises SessionNotFound, TurnNotFound, MachineChanged, StoreUnavailable.
     """
     entry = await entry_of(runtime, session_id, turn)
     machine = await runtime.machine_of(entry.after)
@@ -40,6 +43,7 @@ async def explain(runtime: Runtime, session_id: str, turn: int) -> dict[str, Any
             **msgspec.to_builtins(entry.after.routing),
             "considered": [each.told() for each in route(machine, entry.after).considered],
         },
+        "properties": [each.told() for each in await _judged(runtime.store, machine, entry)],
         "prompt_hash": entry.prompt_hash,
         "warnings": msgspec.json.decode(entry.answer)["payload"]["meta"]["warnings"],
     }
@@ -76,6 +80,26 @@ def _considered(machine: Machine, entry: Entry, found: Session) -> list[Consider
     known = known_values(scope, found.used, outcome.choice.key)
     edges = (compiled for compiled in machine.table[outcome.source] if compiled.edge.event == outcome.event)
     return [consider(compiled, known) for compiled in edges]
+
+
+async def _judged(store: Store, machine: Machine, entry: Entry) -> tuple[Judged, ...]:
+    """Each property after a turn. What an `eventually` still waits for, the turns on the way there tell."""
+    way = [entry]
+    if any(each.rule == "eventually" for each in machine.properties):
+        while (parent := await _parent(store, way[-1])) is not None and parent.digest == entry.digest:
+            way.append(parent)
+    first = way[-1]
+    # A session that moved here stands somewhere when this machine's play begins.
+    is_root = first.parent is None
+    watch = begun(machine) if is_root else placed(machine, await before(store, machine, first))
+    judged: tuple[Judged, ...] = ()
+    for each in reversed(way):
+        watch, judged = followed(machine, watch, each.after)
+    return judged
+
+
+async def _parent(store: Store, entry: Entry) -> Entry | None:
+    return None if entry.parent is None else await store.entry(entry.session_id, entry.parent)
 
 
 def _told(considered: Considered, taken: str) -> dict[str, Any]:

@@ -402,7 +402,11 @@ class TurnList(Shape, frozen=True):
 
 
 class Explained(Shape, frozen=True):
-    """Why a turn went as it did: each edge considered, with its guard, the values read and the verdict."""
+    """Why a turn went as it did: each edge considered, with its guard, the values read and the verdict.
+
+    `properties` has what the machine says must be so, as written, with the `verdict` after this turn:
+    `holds`, `broken` (and the `reason`), or `open`, an `eventually` that has `turns_left` turns left.
+    """
 
     turn: int
     parent: int | None
@@ -415,6 +419,7 @@ class Explained(Shape, frozen=True):
     changes: list[ChangeTold]
     considered: list[dict[str, Any]]
     routing: dict[str, Any]
+    properties: list[dict[str, Any]]
     prompt_hash: str
     warnings: list[str]
 
