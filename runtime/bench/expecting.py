@@ -24,7 +24,8 @@ class Came(Struct, frozen=True, kw_only=True):
     `answer` is the `data` of the answer, None where it was refused or only the rules were asked.
     `error` is a refusal's code, and `refusal` all that it says: error, message, hint and its facts.
     `session` is where it stands then. `context` has variables that are known without a session.
-    `turn` is None for what was refused or answered before. `prompt` is what the turn was told by.
+    `turn` is None for what was refused. `prompt` is what the turn was told by. `is_replayed` where its key
+    was answered before. `broken` is what no replay may expect: a field, and what is wrong with it.
     """
 
     number: int
@@ -36,6 +37,8 @@ class Came(Struct, frozen=True, kw_only=True):
     refusal: Parts | None = None
     context: Parts | None = None
     prompt: str | None = None
+    is_replayed: bool = False
+    broken: tuple[str, str] | None = None
 
 
 class Difference(Struct, frozen=True):
@@ -60,6 +63,9 @@ def difference(came: Came, expect: Expect, machine: Machine, language: str) -> D
 
 def differing(came: Came, expect: Expect, language: str) -> Iterator[Differing]:
     """Every field that is otherwise: the rules' first, then texts and meta."""
+    if came.broken is not None:
+        name, what = came.broken
+        yield name, None, what
     yield from _unfit(came)
     if came.error != expect.error:
         yield "error", expect.error, came.error

@@ -6,7 +6,7 @@ the clock and, where only the rules are asked, the telling.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -23,12 +23,14 @@ from runtime.narrators.offline import Offline
 from runtime.recompute import taken
 from runtime.request import Asked, Opened
 from runtime.session import JOURNAL_FORMAT, Entry, Invoke, Outcome, Session, meta_of
-from runtime.turn import Chosen, brief, choose_edge, conclude, settled_by
+from runtime.turn import Chosen, brief, choose_edge, conclude, settled_by, story_scope
 
 NOBODY = "trial"
 """The id of a session that no journal has."""
 
 
+Learned = Mapping[str, Any] | Callable[[Opened, Settled, Asked], Mapping[str, Any]]
+"""What a model would have taught, or what finds it out once the turn is settled."""
 NOTHING_LEARNED: Mapping[str, Any] = {}
 """What offline words teach."""
 
@@ -65,12 +67,12 @@ class Trial:
         self.machine = machine
         self._narrator = Offline() if tells else None
 
-    def begin(self, invoke: Invoke, learned: Mapping[str, Any] = NOTHING_LEARNED) -> Step:
+    def begin(self, invoke: Invoke, learned: Learned = NOTHING_LEARNED) -> Step:
         """The first turn of a session. Raises Refusal."""
         request.refuse_unbegun(self.machine, invoke)
         return self._taken(request.begin(self.machine, invoke, NOBODY, lambda: "0", 0), invoke, learned)
 
-    def take(self, session: Session, invoke: Invoke, learned: Mapping[str, Any] = NOTHING_LEARNED) -> Step:
+    def take(self, session: Session, invoke: Invoke, learned: Learned = NOTHING_LEARNED) -> Step:
         """A turn of a session that stands somewhere; `learned` is what a model would have taught, with `tells` nothing.
 
         The session is as it was, whatever comes. Raises Refusal.
@@ -81,19 +83,21 @@ class Trial:
         opened = request.go_on(self.machine, invoke, head_of(session), session.answered_at_ms)
         return self._taken(opened, invoke, learned)
 
-    def _taken(self, opened: Opened, invoke: Invoke, learned: Mapping[str, Any]) -> Step:
+    def _taken(self, opened: Opened, invoke: Invoke, learned: Learned) -> Step:
         asked = request.read(opened, invoke, "operator")
         chosen = choose_edge(opened, asked, "operator")
         settled = settled_by(chosen, opened, asked)
         if self._narrator is None:
-            return _ruled(opened, settled, chosen, learned)
+            taught = learned(opened, settled, asked) if callable(learned) else learned
+            return _ruled(opened, settled, asked, chosen, taught)
         return _told(self._narrator, opened, settled, asked, chosen)
 
 
-def _ruled(opened: Opened, settled: Settled, chosen: Chosen, learned: Mapping[str, Any]) -> Step:
+def _ruled(opened: Opened, settled: Settled, asked: Asked, chosen: Chosen, learned: Mapping[str, Any]) -> Step:
     """The turn by its rules alone."""
     machine = opened.machine
-    context, warnings = learn(machine, settled, learned, settled.values)
+    scope = story_scope(settled, asked) if settled.compiled.learn else settled.values
+    context, warnings = learn(machine, settled, learned, scope)
     session = arrived(replace(settled.session, context=context))
     routed = route(machine, session, opened.dice)
     session = replace(

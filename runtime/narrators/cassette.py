@@ -14,20 +14,22 @@ import msgspec
 from runtime.narrators import ladder, offline
 
 if TYPE_CHECKING:
-    from runtime.narrators import Narration, Task
+    from runtime.narrators import Narration, Narrator, Task
     from runtime.narrators.release import Release
 
 
 class Cassette:
     """Gives the answer that was put in. Without one, the turn is told offline.
 
-    `task` is what it was asked last, None where the last turn was told without it.
+    `task` is what it was asked last, None where the last turn was told without it. With `again`, that
+    narrator is asked instead: it is open already, and stays so.
     """
 
     name = "cassette"
 
-    def __init__(self) -> None:
+    def __init__(self, again: Narrator | None = None) -> None:
         """Take nothing in yet."""
+        self._again = again
         self._answer: Mapping[str, Any] | None = None
         self.task: Task | None = None
 
@@ -39,10 +41,10 @@ class Cassette:
     async def open(self) -> None:
         """Nothing needs to be made ready."""
 
-    async def narrate(self, task: Task, release: Release) -> Narration:  # noqa: ARG002 - it is told at once
+    async def narrate(self, task: Task, release: Release) -> Narration:
         """Tell what was put in. Raises NarrationInvalid where it breaks the rules and the machine refuses."""
         self.task = task
-        return tell(task, self._answer)
+        return tell(task, self._answer) if self._again is None else await self._again.narrate(task, release)
 
     async def close(self) -> None:
         """Nothing is held open."""
