@@ -98,6 +98,34 @@ def check(machines: tuple[str, ...], project: Path | None, form: str, *, strict:
 
 @cli.command(
     epilog=examples(
+        "edgewise graph haunted_house",
+        "edgewise graph haunted_house --format svg --language en -o house.svg",
+        "edgewise graph haunted_house --session SESSION",
+        "edgewise graph haunted_house --heat --format svg -o heat.svg",
+    )
+)
+@click.argument("machine")
+@click.option(
+    "--format", "form", type=click.Choice(["terminal", "svg", "mermaid", "dot"]), default="terminal", show_default=True,
+    help="svg: a page of its own, without a script. mermaid, dot: text for others to draw.",
+)  # fmt: skip
+@click.option("--session", help="Show the path of this session on it, by its turns' numbers.")
+@click.option("--heat", is_flag=True, help="Show how often players took each edge, by the journal.")
+@click.option("--language", help="The language of names: zh, en or another that the machine offers.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="The file; else standard output.")
+@tends
+def graph(**options: Any) -> None:
+    """Draw MACHINE: its states, with their names, and every edge with its guard.
+
+    --session and --heat read the journal, also while a server holds it. No other program is needed.
+    """
+    from server.bench import graphing  # noqa: PLC0415 - see the module
+
+    sys.exit(graphing.draw(options))
+
+
+@cli.command(
+    epilog=examples(
         "edgewise prompts haunted_house DECISION --choose hall_coat --context hp=3",
         "edgewise prompts --session SESSION --turn 7",
         "edgewise prompts --session SESSION --shared",
@@ -140,6 +168,35 @@ def doctor(form: str, **options: Any) -> None:
     from server import doctor as asking  # noqa: PLC0415 - see the module
 
     sys.exit(asking.doctor(settings_of(options), form))
+
+
+@cli.command(
+    epilog=examples(
+        "edgewise record SESSION",
+        "edgewise record SESSION --output replays/haunted_house/the_lamp_breaks.replay.yaml",
+        "edgewise record SESSION --url https://stories.example --token TOKEN",
+    )
+)
+@click.argument("session")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
+    help="The file; replays/MACHINE/SESSION.replay.yaml by default.",
+)  # fmt: skip
+@click.option("--force", "is_forced", is_flag=True, help="Write over a file that exists.")
+@click.option(
+    "--prompts", "is_whole", is_flag=True, help="Keep the prompt of every turn, not only of those that a model told."
+)
+@tends
+@format_option
+def record(**options: Any) -> None:
+    """Write SESSION down as a replay: what the player did, what the dice showed and what the model told.
+
+    The replay plays the same turns offline, and expects what came of them: a player's bug becomes a
+    test. Only the branch that the session stands on is written. No key is ever written.
+    """
+    from server.bench import record as recording  # noqa: PLC0415 - see the module
+
+    recording.record(options)
 
 
 @cli.command()

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
+import pytest
+from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
+from test_sessions_cli import whole
 
+from runtime import history, loader
 from runtime.bench.modes import drift, prompt_text
+from runtime.bench.replay import Given, Replay
+from runtime.bench.replay_file import read_replays
 from runtime.document import read
 from runtime.flow_yaml import block
+from runtime.migrate import migrate
+from runtime.narrators.offline import Offline
+from runtime.narrators.scripted import Scripted
 from runtime.prompt import Message
+from runtime.session import Invoke
+from runtime.stores.duckdb import DuckDBStore
+from runtime.turn import Runtime, play
 
 LINES = [
     "", " ", "  in", "\t", "# no comment", "- a", "a: b #c", "“灯”：，", "---", "...", "user:", "\\user:", "? x", "!x",
@@ -63,3 +78,279 @@ def test_other_messages_are_another_text(one: list[tuple[str, list[str]]], other
 def test_a_drift_names_what_was_and_what_is_now():
     assert drift("a\n", "a\n") == ""
     assert drift("system:\n一\n二\n", "system:\n一\n三\n").splitlines()[-4:] == [" 一", "-二", "+三", " "]
+
+
+# What is recorded.
+
+MACHINE = """
+machine: lamp
+title: {zh: 灯, en: The Lamp}
+language: zh
+history: {rewind: free}
+initial: {event: INIT, target: HALL, dice: {truth: {pick: [ash, well], secret: true}}, assign: {secret: dice.truth}}
+context:
+  oil: {type: int, default: 9, min: 0, max: 9, show: true}
+  mood: {type: enum, of: [calm, tense], default: calm}
+  secret: {type: enum, of: [ash, well], default: ash, secret: true}
+slots: {guest: null}
+events: {SAY: {payload: {text: text}}, GO: {}}
+states:
+  HALL:
+    prompt: hall
+    learn: {mood: {from: output.mood, otherwise: mood}}
+    options:
+      - {key: rub, text: {zh: 擦灯🪔, en: Rub it}, dice: {cost: 1d4}, target: HALL, assign: {oil: oil - dice.cost}}
+      - {key: leave, text: {zh: 走开, en: Leave}, target: FORK}
+    on: {SAY: [{name: said, target: HALL}]}
+  FORK:
+    prompt: hall
+    options: {free: 2, event: GO, kinds: {bold: {zh: 大胆, en: bold}, shy: {zh: 胆小, en: shy}, odd: 古怪}}
+    on:
+      GO: [{name: bold, guard: "option.kind == 'bold'", target: END_OUT}, {name: other, target: HALL}]
+  END_OUT: {type: final, ending: {title: {zh: 天亮, en: Dawn}, good: true}}
+"""
+PROMPT = """---
+description: The hall
+inputs: [text, slots, recent, oil]
+outputs: {scene: scene, mood: "str?"}
+---
+system:
+你是说书人。灯油还有 {{ oil }}。
+{{ slots.guest }}
+user:
+{% for each in recent %}
+前情：{{ each.scene }}
+{% endfor %}
+玩家说：{{ text }}
+"""
+TOLD = {"scene": "灯影晃了晃。", "mood": "tense"}
+EMOJI = "点灯🏮👨‍👩‍👧！“快”：a: b #c\nuser:\n- 一"
+
+
+def project(folder: Path, machine: str = MACHINE, prompt: str = PROMPT) -> Path:
+    """A project with the lamp in it."""
+    for name, text in {"machines/lamp.yaml": machine, "prompts/lamp/hall.prompty": prompt}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+class Stage:
+    """A project, its journal, a player of session s1, and the command on them."""
+
+    def __init__(self, folder: Path, answers: Iterable[Any] | None = None, **files: str) -> None:
+        self.folder = project(folder, **files)
+        self.journal = folder / "journal.duckdb"
+        self.answers = answers
+        self.session_id = "s1"
+
+    def do(self, *moves: Any) -> None:
+        """Take moves: an event, an option's key or kind after `:`, words in a tuple, a function of the runtime."""
+        asyncio.run(self._do(moves))
+
+    async def _do(self, moves: Iterable[Any]) -> None:
+        narrator = Offline() if self.answers is None else Scripted(self.answers, fill=True)
+        machines = loader.load_project(self.folder)
+        runtime = Runtime(DuckDBStore(self.journal), narrator, machines, "lamp")
+        await runtime.open()
+        try:
+            for move in moves:
+                await self._move(runtime, move)
+        finally:
+            await runtime.close()
+
+    async def _move(self, runtime: Runtime, move: Any) -> None:
+        if callable(move):
+            await move(runtime)
+            return
+        head = await runtime.store.head(self.session_id)
+        sent: dict[str, Any] = {"run_seed": "seed-3", "slots": {"guest": "客人🏮"}} if head is None else {}
+        if isinstance(move, tuple):
+            sent |= {"event": "SAY", "payload": {"text": move[0]}}
+        elif move.startswith(":"):
+            assert head is not None
+            found = {each.key or each.kind: each.id for each in head.after.offer}
+            sent["selected_option_id"] = found[move[1:]]
+        else:
+            sent["event"] = move
+        await play(runtime, Invoke(session_id=self.session_id, **sent))
+
+    def run(self, *words: str, **variables: str) -> Result:
+        """A command on this journal."""
+        options = ["--project", str(self.folder), "--store", f"duckdb://{self.journal}"]
+        return CliRunner(env=variables).invoke(whole, [*words, *options])
+
+    def recorded(self, *words: str) -> Replay:
+        """What `edgewise record s1` wrote, read again."""
+        done = self.run("record", self.session_id, *words)
+        assert done.exit_code == 0, done.output
+        return self.read()
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "replays" / "lamp" / "s1.replay.yaml"
+
+    def read(self) -> Replay:
+        found, faults = read_replays(str(self.file), self.file.read_text(encoding="utf-8"))
+        assert faults == []
+        (replay,) = found
+        return replay
+
+
+def test_a_players_bug_is_a_test_by_one_command(tmp_path: Path):
+    stage = Stage(tmp_path)
+    stage.do("INIT", ":rub", (EMOJI,), ":leave")
+
+    done = stage.run("record", "s1")
+
+    assert done.exit_code == 0
+    assert f"{stage.file}: 4 turns of lamp, told offline" in done.output
+    assert f"Play it: edgewise replay {stage.file} --project {tmp_path}" in done.output
+    replay = stage.read()
+    assert replay.given == Given(machine="lamp", language="zh", seed="seed-3", slots={"guest": "客人🏮"})
+    assert [(step.send, step.choose and step.choose.key) for step in replay.steps] == [
+        ("INIT", None), (None, "rub"), ("SAY", None), (None, "leave"),
+    ]  # fmt: skip
+    assert replay.steps[2].with_ == {"text": EMOJI}
+    assert [{*step.dice} for step in replay.steps] == [{"truth"}, {"cost"}, set(), {"kinds"}]
+    assert all(step.narrate is None and step.prompt is None for step in replay.steps)
+
+
+def test_a_file_that_exists_is_written_over_only_where_it_is_meant(tmp_path: Path):
+    stage = Stage(tmp_path)
+    stage.do("INIT")
+    stage.file.parent.mkdir(parents=True)
+    stage.file.write_text("mine", encoding="utf-8")
+
+    refused = stage.run("record", "s1")
+
+    assert (refused.exit_code, stage.file.read_text(encoding="utf-8")) == (2, "mine")
+    assert "--force" in refused.stderr
+    stage.recorded("--force")
+    elsewhere = tmp_path / "灯" / "the end.replay.yaml"
+    assert stage.run("record", "s1", "--output", str(elsewhere)).exit_code == 0
+    assert elsewhere.read_bytes() == stage.file.read_bytes()
+
+
+def test_what_is_not_there_is_refused_and_nothing_is_written(tmp_path: Path):
+    stage = Stage(tmp_path)
+    stage.do("INIT")
+    done = stage.run("record", "nobody")
+    assert (done.exit_code, (tmp_path / "replays").exists()) == (2, False)
+    assert "there is no session 'nobody'" in done.stderr
+
+
+def test_a_model_is_recorded_with_the_prompts_that_it_got(tmp_path: Path):
+    """The player's words are quoted by marks that stay the same; nothing of it is what only a call has."""
+    stage = Stage(tmp_path, [TOLD] * 9)
+    stage.do("INIT", ":rub", (EMOJI,))
+
+    replay = stage.recorded()
+
+    assert [step.narrate for step in replay.steps] == [TOLD] * 3
+    last = replay.steps[-1].prompt
+    assert last is not None
+    assert last.startswith("system:\n你是说书人。灯油还有 ")
+    assert "\n⟦session⟧客人🏮⟦/session⟧\nuser:\n前情：灯影晃了晃。\n" in last
+    assert f"⟦text⟧{EMOJI.replace(chr(10) + 'user:', chr(10) + chr(92) + 'user:')}⟦/text⟧" in last
+    text = stage.file.read_text(encoding="utf-8")
+    assert "    prompt: |\n      system:\n      你是说书人。" in text
+    assert "AIGC" in text
+
+
+def test_every_prompt_is_kept_where_that_is_asked_for(tmp_path: Path):
+    stage = Stage(tmp_path)
+    stage.do("INIT", ":leave")
+    assert [bool(step.prompt) for step in stage.recorded("--prompts").steps] == [True, True]
+    assert not any(step.prompt for step in stage.recorded("--force").steps)
+
+
+def test_only_the_branch_that_a_session_stands_on_is_recorded(tmp_path: Path):
+    stage = Stage(tmp_path)
+    stage.do("INIT", ":rub", ("这句不要",), lambda runtime: history.rewind(runtime, "s1", 2), ":rub")
+
+    replay = stage.recorded()
+
+    assert [step.choose and step.choose.key for step in replay.steps] == [None, "rub", "rub"]
+    assert "这句不要" not in stage.file.read_text(encoding="utf-8")
+
+
+def test_a_fork_is_recorded_from_its_root_with_its_own_dice(tmp_path: Path):
+    stage = Stage(tmp_path)
+    stage.do("INIT", ":rub", lambda runtime: history.fork(runtime, "s1", 2, child_id="s2"))
+    stage.session_id = "s2"
+    stage.do(":rub", ":leave")
+
+    done = stage.run("record", "s2")
+
+    assert done.exit_code == 0, done.output
+    text = stage.file.with_name("s2.replay.yaml").read_text(encoding="utf-8")
+    assert text.count("choose: rub") == 2
+    assert 'replay: "session s2"' in text
+
+
+def test_free_options_are_chosen_by_their_kind_and_drawn_again(tmp_path: Path):
+    stage = Stage(tmp_path)
+    stage.do("INIT", ":leave")
+    drawn = stage.recorded().steps[-1].dice["kinds"]
+    stage.do(f":{drawn[0]}")
+
+    replay = stage.recorded("--force")
+
+    assert len(drawn) == 2
+    assert replay.steps[-1].choose is not None
+    assert replay.steps[-1].choose.kind == drawn[0]
+
+
+NEWER = MACHINE.replace("machine: lamp", "machine: lamp\nversion: 2\nmigrations: [{from: 1, context: {oil: 5}}]")
+
+
+def test_a_session_that_moved_is_recorded_from_the_move_on(tmp_path: Path):
+    """Its beginning was played by rules that are no more."""
+    stage = Stage(tmp_path)
+    stage.do("INIT", ":rub", ("以前",))
+    project(tmp_path, NEWER)
+
+    async def move(runtime: Runtime) -> None:
+        assert [step async for step in migrate(runtime)][-1].is_good  # type: ignore[union-attr]
+
+    stage.do(move, ":rub", ("以后",))
+
+    done = stage.run("record", "s1")
+
+    replay = stage.read()
+    assert (replay.given.state, replay.given.context["oil"]) == ("HALL", 5)
+    assert [step.with_ for step in replay.steps] == [{}, {"text": "以后"}]
+    assert replay.steps[0].expect.context == {"oil": 5 - replay.steps[0].dice["cost"]}
+    assert "the replay begins behind the move" in done.output
+    assert "It begins at turn 4" in stage.file.read_text(encoding="utf-8")
+
+
+# What never reaches a file.
+
+
+@pytest.mark.parametrize("variable", ["DEEPSEEK_API_KEY", "MY_LLM"])
+def test_a_key_that_a_player_typed_is_not_written_down(tmp_path: Path, variable: str):
+    """Neither one that goes by its name nor one that the project's file names."""
+    (tmp_path / "edgewise.yaml").write_text("providers: [{profile: openai, key_variable: MY_LLM}]", encoding="utf-8")
+    stage = Stage(tmp_path)
+    stage.do("INIT", ("我的钥匙是 sk-1234567890。",))
+
+    done = stage.run("record", "s1", **{variable: "sk-1234567890", "EDGEWISE_NARRATOR": "offline"})
+
+    assert (done.exit_code, stage.file.exists()) == (2, False)
+    assert f"the session's texts hold the value of {variable}" in done.stderr
+    assert "sk-1234567890" not in done.output
+    stage.recorded()
+
+
+def test_no_key_of_the_project_is_in_a_recording(tmp_path: Path):
+    stage = Stage(tmp_path, [TOLD] * 9)
+    (tmp_path / ".env").write_text("DEEPSEEK_API_KEY=sk-1234567890\nEDGEWISE_OPERATOR_TOKENS=operator-token\n")
+    stage.do("INIT", ":rub")
+
+    stage.recorded("--prompts")
+
+    text = stage.file.read_text(encoding="utf-8")
+    assert "sk-1234567890" not in text
+    assert "operator-token" not in text

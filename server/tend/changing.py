@@ -65,7 +65,7 @@ def export(options: dict[str, Any]) -> NoReturn:
 
     async def work(owner: Owner) -> int:
         async with aclosing(owner.download(f"{path_of(session_id)}/export", format=form)) as pieces:
-            with _whole(output) if output else nullcontext(sys.stdout.buffer) as file:
+            with whole_file(output) if output else nullcontext(sys.stdout.buffer) as file:
                 async for piece in pieces:
                     file.write(piece)
                 file.flush()
@@ -75,7 +75,7 @@ def export(options: dict[str, Any]) -> NoReturn:
 
 
 @contextmanager
-def _whole(output: Path) -> Iterator[IO[bytes]]:
+def whole_file(output: Path) -> Iterator[IO[bytes]]:
     """A file that is there whole or not at all. An existing one is replaced, and keeps its mode.
 
     A link is followed; a device or a pipe is written into, and stays what it is.
