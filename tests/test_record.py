@@ -104,7 +104,8 @@ states:
     on: {SAY: [{name: said, target: HALL}]}
   FORK:
     prompt: hall
-    options: {free: 2, event: GO, kinds: {bold: {zh: 大胆, en: bold}, shy: {zh: 胆小, en: shy}, odd: 古怪}}
+    options:
+      {free: 2, event: GO, kinds: {bold: {zh: 大胆, en: bold}, shy: {zh: 胆小, en: shy}, odd: {zh: 古怪, en: odd}}}
     on:
       GO: [{name: bold, guard: "option.kind == 'bold'", target: END_OUT}, {name: other, target: HALL}]
   END_OUT: {type: final, ending: {title: {zh: 天亮, en: Dawn}, good: true}}
