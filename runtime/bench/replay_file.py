@@ -18,11 +18,14 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from runtime import model
+from runtime.bench.against import findings_against
 from runtime.bench.replay import SUFFIX, Chosen, Expect, Given, Limits, Parts, Place, Replay, ReplayStep, Text
 from runtime.document import Document, read
 from runtime.errors import Finding
 from runtime.shape import did_you_mean
 from runtime.shaped import Form, faults_of, form_of
+
+__all__ = ["findings_against", "read_replays", "replay_files", "text_of"]
 
 FAILED = ".edgewise"
 """The folder that no replay is collected from: what failed is written there."""

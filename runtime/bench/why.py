@@ -6,10 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from runtime.advance import route
+from runtime.bench.replay import Chosen
+from runtime.errors import EventNotAllowed, OptionNotOffered
 from runtime.flow_yaml import flow
 from runtime.machine import Considered, Machine
 from runtime.model import said_in
 from runtime.session import Session
+from runtime.shape import did_you_mean
 
 if TYPE_CHECKING:
     from runtime.bench.expecting import Came
@@ -107,23 +110,38 @@ def _compiled(machine: Machine, turn: Step) -> Any:
 
 def _refused(came: Came, machine: Machine) -> Iterator[str]:
     told = came.refusal or {}
-    yield f"{told.get('message', came.error)}. {told.get('hint', '')}".strip()
+    session = came.session
+    if came.error == OptionNotOffered.code and session is not None and came.step.choose is not None:
+        yield _not_offered(came.step.choose, machine, session)
+    else:
+        message = str(told.get("message", came.error))
+        yield f"{message}{'' if message.endswith('?') else '.'} {told.get('hint', '')}".strip()
     yield from (f"  {detail.get('msg')}" for detail in told.get("details", ()))
     judged = told.get("considered", ())
     yield from (f"  {edge_line(each)}" for each in judged[:MOST_EDGES])
-    session = came.session
-    if session is None or not session.state or session.ended or judged:
-        return
-    yield from _routed(session, _concerned(came, machine, session), machine)
+    if session is not None and not judged and came.error in (OptionNotOffered.code, EventNotAllowed.code):
+        yield from _routed(session, _concerned(came, machine, session), machine)
+
+
+def _not_offered(chosen: Chosen, machine: Machine, session: Session) -> str:
+    """What was chosen and isn't offered, and whether the state has such an option at all."""
+    named = next(value for value in (chosen.key, chosen.kind, chosen.text, chosen.id) if value is not None)
+    state = machine.definition.states.get(session.state)
+    own = [*(option.key for option in state.authored), *state.kinds] if state is not None else []
+    at = state_label(machine, session.state, session)
+    if named in own or not isinstance(named, str):
+        return f"{flow(named)} is not offered at {at}"
+    return f"{flow(named)} is no option of {at}{did_you_mean(named, own)}"
 
 
 def _concerned(came: Came, machine: Machine, session: Session) -> list[Considered]:
-    """What routing says of the edges that the step was about, and of a must edge that shuts them; all where none is."""
+    """What routing says of the edges that the step was about, and of a must edge that shuts them."""
     key = came.step.choose.key if came.step.choose is not None else None
     considered = route(machine, session).considered
     meant = {key or "", came.step.send} - {"", None}
-    found = [each for each in considered if each.edge.must or {each.edge.option, each.edge.event} & meant]
-    return found or list(considered)
+    shut = [each for each in considered if each.edge.must and each.verdict == "open"]
+    found = [each for each in considered if {each.edge.option, each.edge.event} & meant]
+    return [*shut, *(each for each in found if each not in shut)]
 
 
 def offered(session: Session) -> str:
