@@ -144,7 +144,7 @@ def _unknown(path: str, names: Iterable[str], what: str, known: Collection[str],
 def error_codes() -> tuple[str, ...]:
     """Every code that a refusal may have."""
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Refusal)]
-    return tuple(dict.fromkeys(kind.code for kind in kinds if kind is not Refusal))
+    return tuple(dict.fromkeys(kind.code for kind in kinds if hasattr(kind, "code")))
 
 
 def _values(machine: Machine, context: Any) -> Said:
