@@ -49,7 +49,7 @@ _TENDING = (
     *_TOKEN, "malformed_json", "not_found", "machine_not_found", "body_too_large", "unsupported_media_type",
     "validation_error", *_STORE,
 )  # fmt: skip
-TASKS: Final = ("backup", "verify", "compact", "prune", "migrate", "import")
+TASKS: Final = ("backup", "verify", "compact", "prune", "migrate", "coverage", "import")
 """What POST /store/{task} does; a test holds them against the server's own."""
 
 
@@ -105,11 +105,14 @@ _FORKED = Body((ForkSent,), {
 }, is_required=False)  # fmt: skip
 _REGENERATED = Body((RegenerateSent,), {"head": ("Tell the head turn anew", {"expected_turn": 7})}, is_required=False)
 
-_TENDED = Body((tending.BackupSent, tending.PruneSent, tending.MigrateSent, tending.NothingSent), {
+_TENDED = Body((
+    tending.BackupSent, tending.PruneSent, tending.MigrateSent, tending.CoverageSent, tending.NothingSent,
+), {
     "backup": ("backup: into a file of the server's data folder", {"path": "monday.duckdb"}),
     "verify": ("verify, compact: no choice", {}),
     "prune": ("prune: sessions that ended, last played 90 days ago", {"older_than_days": 90, "dry_run": True}),
     "migrate": ("migrate: what would come of it", {"machine": "haunted_house", "dry_run": True}),
+    "coverage": ("coverage: what players hit of a machine", {"machine": "haunted_house"}),
 }, is_required=False, other=tending.NDJSON)  # fmt: skip
 _STEPS = (
     Progress(done=100, total=4000),

@@ -22,6 +22,7 @@ from litestar.params import FromPath
 from litestar.types import ASGIApp
 from msgspec import Meta, Struct
 
+from runtime.bench.journal import counted
 from runtime.copying import copy
 from runtime.errors import Overloaded, Refusal, StoreUnavailable
 from runtime.export import import_lines
@@ -81,6 +82,12 @@ class MigrateSent(Sent, frozen=True):
 
     machine: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     dry_run: bool = False
+
+
+class CoverageSent(Sent, frozen=True):
+    """Which machine's turns to count; all by default."""
+
+    machine: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
 
 
 class ImportQuery(Sent, frozen=True):
@@ -261,12 +268,17 @@ def _migrate(house: House, _: Call, sent: MigrateSent) -> Steps:
     return migrate(house.runtime, sent.machine, dry_run=sent.dry_run)
 
 
+def _coverage(house: House, _: Call, sent: CoverageSent) -> Steps:
+    return counted(house.runtime, sent.machine)
+
+
 _TASKS: Mapping[str, tuple[type[Any], Callable[[House, Call, Any], Steps]]] = {
     "backup": (BackupSent, _backup),
     "verify": (NothingSent, _verify),
     "compact": (NothingSent, _compact),
     "prune": (PruneSent, _prune),
     "migrate": (MigrateSent, _migrate),
+    "coverage": (CoverageSent, _coverage),
 }
 
 

@@ -136,7 +136,7 @@ async def test_an_unknown_task_is_not_found_and_the_others_are_named(tmp_path: P
     async with served(tmp_path) as web:
         refused = await web.refused("verifi", 404)
     assert (refused["error"], refused["path"]) == ("not_found", "/store/verifi")
-    assert refused["tasks"] == ["backup", "verify", "compact", "prune", "migrate", "import"]
+    assert refused["tasks"] == ["backup", "verify", "compact", "prune", "migrate", "coverage", "import"]
 
 
 async def test_every_task_is_an_operators(tmp_path: Path):

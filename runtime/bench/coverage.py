@@ -88,12 +88,12 @@ def covered(machine: Machine, steps: Iterable[Step]) -> Coverage:  # noqa: ARG00
 
 
 class Tally:
-    """Coverage that grows step by step."""
+    """Coverage that grows step by step; `turns` counts them."""
 
     def __init__(self) -> None:
         """Begin with nothing."""
         self._hits: dict[str, dict[Any, int]] = {kind: {} for kind in (*KINDS, "rungs")}
-        self._turns = 0
+        self.turns = 0
         self._last: Step | None = None
 
     def add(self, step: Step, previous: Step | str | None = None) -> None:
@@ -104,7 +104,7 @@ class Tally:
             self._count("rungs", rung)
         if edge := _edge_before(step, self._last if previous is None else previous):
             self._count("pairs", (edge, step.outcome.edge))
-        self._turns += 1
+        self.turns += 1
         self._last = step
 
     def _count(self, kind: str, key: Any) -> None:
@@ -113,7 +113,7 @@ class Tally:
 
     def coverage(self) -> Coverage:
         """What was counted so far."""
-        return Coverage(**{kind: dict(hits) for kind, hits in self._hits.items()}, turns=self._turns)
+        return Coverage(**{kind: dict(hits) for kind, hits in self._hits.items()}, turns=self.turns)
 
 
 def _edge_before(step: Step, previous: Step | str | None) -> str:

@@ -63,7 +63,7 @@ def show(options: dict[str, Any]) -> NoReturn:
 
     async def work(owner: Owner) -> int:
         shown = await owner.ask("GET", path_of(session_id))
-        turns = [turn async for turn in _turns(owner, session_id)]
+        turns = [turn async for turn in turns_of(owner, session_id)]
         if form == "json":
             told_as_json({**shown, "turns": turns})
             return GOOD
@@ -76,7 +76,7 @@ def show(options: dict[str, Any]) -> NoReturn:
     tend(options, work)
 
 
-async def _turns(owner: Owner, session_id: str, after: int = 0) -> AsyncIterator[dict[str, Any]]:
+async def turns_of(owner: Owner, session_id: str, after: int = 0) -> AsyncIterator[dict[str, Any]]:
     """The history after an entry, page by page."""
     at: int | None = after
     while at is not None:
@@ -94,12 +94,12 @@ def tail(options: dict[str, Any]) -> NoReturn:
     async def work(owner: Owner) -> int:
         if is_following and owner.is_alone:
             raise Refused("wrong_use", "nobody can play while this command holds the journal", "Leave out --follow.")
-        turns = [turn async for turn in _turns(owner, session_id)]
+        turns = [turn async for turn in turns_of(owner, session_id)]
         for turn in turns[len(turns) - last if last < len(turns) else 0 :]:
             _read_out(turn, form)
         while is_following and not (await owner.ask("GET", path_of(session_id)))["session"]["ended"]:
             await asyncio.sleep(POLL_S)
-            async for turn in _turns(owner, session_id, len(turns)):
+            async for turn in turns_of(owner, session_id, len(turns)):
                 turns.append(turn)
                 _read_out(turn, form)
         return GOOD
