@@ -20,6 +20,7 @@ from served import Web, runtime_of, serving
 from runtime import loader
 from runtime.bench.properties import Broken, begun, followed
 from runtime.bench.trial import Step, Trial, placed
+from runtime.errors import Refusal
 from runtime.explain import explain
 from runtime.history import rewind
 from runtime.machine import Machine
@@ -34,6 +35,7 @@ from server.settings import Settings
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "tests" / "machines" / "properties"
 IS_SHORT = "fight_is_short"
+SHIPPED = loader.load_project(ROOT)
 
 
 def kept(name: str) -> Machine:
@@ -403,3 +405,46 @@ def test_explain_is_served_in_the_shape_that_the_document_shows(tmp_path: Path):
     assert [error.message for error in validator.iter_errors(told)] == []
     assert [each["verdict"] for each in told["properties"]] == ["open"]
     assert "properties" in answered["required"]
+
+
+# The machines that ship.
+
+
+def next_of(rng: random.Random, machine: Machine, session: Session) -> Invoke:
+    """Some option; else, and sometimes all the same, some event that is open."""
+    if session.offer and rng.random() < 0.95:
+        return Invoke(selected_option_id=rng.choice(session.offer).id)
+    event = rng.choice(session.routing.allowed_event_types)
+    return Invoke(event=event, payload=dict.fromkeys(machine.definition.event(event).payload, "宁 👻"))
+
+
+def learned(rng: random.Random, machine: Machine) -> dict[str, Any]:
+    """What a model might have taught: any member, and numbers around every limit."""
+    context = machine.definition.context.items()
+    members = {name: rng.choice([*variable.of, "无"]) for name, variable in context if variable.of}
+    numbers = {name: rng.choice([-1, 0, 49, 50, 51, 69, 70, 100]) for name, each in context if each.type == "int"}
+    return {**members, **numbers} if rng.random() < 0.8 else {}
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED))
+def test_no_play_of_a_machine_that_ships_breaks_what_it_says(name: str):
+    machine = SHIPPED[name]
+    trial = Trial(machine)
+    for number in range(20 * SCALE):
+        rng = random.Random(f"{name} {number}")  # noqa: S311 - no secret
+        difficulty = rng.choice(["EASY", "NORMAL", "HARD"])
+        first = Invoke(event=machine.definition.first.event, run_seed=str(number), difficulty=difficulty)
+        steps = [trial.begin(first)]
+        while not steps[-1].after.ended:
+            before = steps[-1].after
+            try:
+                steps.append(trial.take(before, next_of(rng, machine, before), learned(rng, machine)))
+            except Refusal:
+                continue  # a payload or a guard; another choice is drawn
+
+        assert watched(machine, steps) == [], number
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED))
+def test_a_machine_that_ships_says_what_must_be_so(name: str):
+    assert len(SHIPPED[name].properties) >= 2
