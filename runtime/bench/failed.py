@@ -1,0 +1,87 @@
+"""A replay that failed, as a replay of its own: up to the step that differs, with the dice as they fell."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import Any
+
+from msgspec.structs import replace
+
+from runtime.advance import KINDS
+from runtime.bench.course import Result
+from runtime.bench.expecting import Came, Difference
+from runtime.bench.replay import SUFFIX, Replay, ReplayStep
+from runtime.bench.written import written
+from runtime.flow_yaml import flow
+
+FOLDER = ".edgewise/failed"
+"""Where failed runs are kept in a project; nothing below it is collected as a test."""
+_NAME_CHARS = 80
+_HASH_CHARS = 8
+_STRANGE = re.compile(r"[^\w.+=,-]+")
+
+
+def failed_run(result: Result) -> Replay:
+    """What was played, so that it goes the same way again: every die fixed, in a session of the same seed."""
+    found = result.difference
+    came = result.came[: found.step] if found is not None and found.step else result.came
+    steps = tuple(_fixed(each) for each in came) or result.replay.steps
+    return replace(result.replay, steps=steps, xfail=None)
+
+
+def _fixed(came: Came) -> ReplayStep:
+    if came.turn is None:
+        return came.step
+    dice: dict[str, Any] = {die.name: die.value for die in came.turn.outcome.dice}
+    kinds = [each.kind for each in came.turn.after.offer if each.kind]
+    return replace(came.step, dice={**dice, KINDS: kinds} if kinds else dice)
+
+
+def failed_text(result: Result) -> str:
+    """The file of a failed run: what differed stands above it."""
+    return written(failed_run(result), "\n".join((f"Failed: {result.replay.id}", *told(result))))
+
+
+def failed_name(replay_id: str) -> str:
+    """A file's name for a test's id, which no other id has and every file system takes."""
+    named = unicodedata.normalize("NFC", replay_id.replace(SUFFIX, ""))
+    plain = _STRANGE.sub("-", named).strip("-.")[-_NAME_CHARS:]
+    return f"{plain}-{sha256(replay_id.encode()).hexdigest()[:_HASH_CHARS]}{SUFFIX}"
+
+
+def told(result: Result) -> Iterator[str]:
+    """The first difference in lines: where, the step and the field, what was expected, what came, and why."""
+    found = result.difference
+    if found is None:
+        return
+    yield f"{_at(result, found)}: {found.field}"
+    if found.field != "prompt":
+        yield f"  expected: {said(found.field, found.expected)}"
+        yield f"  got:      {said(found.field, found.got)}"
+    yield from (f"  {line}" for line in found.why.splitlines())
+
+
+def _at(result: Result, found: Difference) -> str:
+    if found.step == 0:
+        return f"{result.replay.file} what is given"
+    step = result.came[found.step - 1].step
+    file, line, _ = step.places.get("", (result.replay.file, step.line, 1))
+    return f"{file}:{line} step {found.step}{_done(step)}"
+
+
+def _done(step: ReplayStep) -> str:
+    chosen = step.choose
+    names = () if chosen is None else (chosen.key, chosen.kind, chosen.text, chosen.id)
+    doing = [f"choose {flow(each)}" for each in names if each is not None]
+    doing += [f"send {step.send}"] if step.send is not None else []
+    return f" ({', '.join(doing)})" if doing else ""
+
+
+def said(field: str, value: Any) -> str:
+    """A value as a reader of the difference sees it."""
+    if field == "error" and value is None:
+        return "no refusal"
+    return "nothing" if value is None else flow(value)
