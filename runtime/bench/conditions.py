@@ -1,0 +1,292 @@
+"""A guard taken apart: the conditions that it joins by `&&`, `||` and `!`, and how far each is from true.
+
+A search needs to know not only that a guard is closed but how much is missing. So each comparison
+also tells its gap: `hp <= 0` at hp 7 is 7 away.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from runtime.direct import EvaluationError
+from runtime.expression import (
+    Expression,
+    ExpressionError,
+    Names,
+    Token,
+    activation,
+    evaluate,
+    prepare,
+    tokens,
+)
+from runtime.machine import CompiledEdge, Machine, base_names, edge_names, members_of
+
+COMPARING = ("<=", ">=", "==", "!=", "<", ">")
+FAR = 100.0
+"""The gap that counts as much as a whole condition; a wider one counts little more."""
+NEVER = 1_000.0
+"""How far a condition is that nothing changes after the first turn."""
+Formula = tuple[Any, ...]
+"""("and" | "or", formula, …), ("not", formula) or ("is", the condition's number)."""
+
+
+class Condition(Struct, frozen=True):
+    """One condition: as written, compiled, and its two sides' difference where both are numbers.
+
+    `inputs` are the names that it reads and that only a turn brings: dice, payload, the option.
+    """
+
+    source: str
+    expression: Expression
+    gap: Expression | None
+    inputs: frozenset[str]
+
+
+class Conditions:
+    """All conditions of a machine's guards, and each edge's guards as a formula over them."""
+
+    def __init__(self, machine: Machine) -> None:
+        """Take every guard of a machine apart."""
+        self.machine = machine
+        self.all: list[Condition] = []
+        self.formulas: dict[str, Formula] = {}
+        self._numbers: dict[tuple[str, bool], int] = {}
+        self._base = Names(base_names(machine.definition))
+        for compiled in (each for each in _edges_of(machine) if each.guards):
+            self.formulas[compiled.full_name] = self._formula_of(compiled)
+        self.ways = _ways(machine, self)
+        moving = _moving(machine)
+        self._is_fixed = [not each.inputs and not moving & {*each.expression.names} for each in self.all]
+        plain = [each for each in self.all if not each.inputs]
+        gaps = [each.gap for each in plain if each.gap is not None]
+        self._batch = self._base.batch([*(each.expression for each in plain), *gaps])
+
+    def _formula_of(self, compiled: CompiledEdge) -> Formula:
+        names = edge_names(self.machine.definition, compiled.edge, self.machine.edges)
+        parts = [self._split(guard.source, names) for guard in compiled.guards if guard.program is not None]
+        return ("and", *parts)
+
+    def _split(self, source: str, names: Names) -> Formula:
+        found = list(tokens(source))
+
+        def split(low: int, high: int) -> Formula:
+            for operator, joined in (("||", "or"), ("&&", "and")):
+                ends = _at_top(found, low, high, operator)
+                if ends and not _at_top(found, low, high, "?"):
+                    starts = [low, *(end + 1 for end in ends)]
+                    return (joined, *(split(*part) for part in zip(starts, [*ends, high], strict=True)))
+            if _is_negated(found, low, high):
+                return ("not", split(low + 1, high))
+            if _is_wrapped(found, low, high):
+                return split(low + 1, high - 1)
+            return ("is", self._number_of(_between(source, found, low, high), names))
+
+        return split(0, len(found))
+
+    def _number_of(self, source: str, names: Names) -> int:
+        expression = names.compile(source)
+        inputs = frozenset(name for name in expression.names if name not in self._base.types)
+        key = (source, bool(inputs))
+        if key not in self._numbers or inputs:
+            if not inputs:
+                expression, names = self._base.compile(source), self._base
+            self._numbers[key] = len(self.all)
+            self.all.append(Condition(source, expression, _gap_of(source, names), inputs))
+        return self._numbers[key]
+
+    def formula(self, source: str) -> Formula | None:
+        """An expression over base names as a formula, None where it reads what only a turn brings."""
+        try:
+            return self._split(source, self._base)
+        except ExpressionError:
+            return None
+
+    def judged(self, scope: Mapping[str, Any]) -> tuple[tuple[bool | None, ...], tuple[float, ...]]:
+        """Which conditions hold in a scope, and how far each is from the other; None where it can't be said yet."""
+        known = activation(scope)
+        prepare(self._batch, known)
+        holds: list[bool | None] = []
+        gaps: list[float] = []
+        for each, is_fixed in zip(self.all, self._is_fixed, strict=True):
+            is_known = not each.inputs or each.inputs <= scope.keys()
+            holds.append(_value(each.expression, known) if is_known else None)
+            value = _value(each.gap, known) if each.gap is not None and is_known else None
+            gaps.append(NEVER if is_fixed else 1.0 + _weighed(value))
+        return tuple(holds), tuple(gaps)
+
+    def missing(self, edge: str, holds: Sequence[bool | None]) -> list[str]:
+        """The conditions of an edge's guards that don't hold, as written."""
+        numbers = dict.fromkeys(numbers_in(self.formulas.get(edge, ("and",))))
+        return [self.all[each].source for each in numbers if holds[each] is False]
+
+
+def _edges_of(machine: Machine) -> Iterator[CompiledEdge]:
+    """Every edge once, in file order."""
+    seen: dict[str, CompiledEdge] = {machine.initial.full_name: machine.initial}
+    for edges in machine.table.values():
+        seen |= {each.full_name: each for each in edges if each.full_name not in seen}
+    order = {edge.full_name: number for number, edge in enumerate(machine.edges)}
+    return iter(sorted(seen.values(), key=lambda each: order[each.full_name]))
+
+
+compiled_edges = _edges_of
+
+
+def _at_top(found: Sequence[Token], low: int, high: int, operator: str) -> list[int]:
+    """Where an operator stands outside of every bracket."""
+    depth, places = 0, []
+    for index in range(low, high):
+        token = found[index]
+        if token.kind != "operator":
+            continue
+        depth += (token.text in "([{") - (token.text in ")]}")
+        if token.text == operator and not depth:
+            places.append(index)
+    return places
+
+
+def _is_wrapped(found: Sequence[Token], low: int, high: int) -> bool:
+    """Whether one pair of brackets stands around the whole."""
+    if high - low < 2 or found[low].text != "(" or found[low].kind != "operator":  # noqa: PLR2004 - a pair
+        return False
+    depth = 0
+    for index in range(low, high):
+        if found[index].kind == "operator":
+            depth += (found[index].text in "([{") - (found[index].text in ")]}")
+        if not depth:
+            return index == high - 1
+    return False
+
+
+def _is_negated(found: Sequence[Token], low: int, high: int) -> bool:
+    if found[low].text != "!" or found[low].kind != "operator":
+        return False
+    return high - low == 2 or _is_wrapped(found, low + 1, high)  # noqa: PLR2004 - `!` and a name
+
+
+def _between(source: str, found: Sequence[Token], low: int, high: int) -> str:
+    end = found[high].col - 1 if high < len(found) else len(source)
+    return source[found[low].col - 1 : end].strip()
+
+
+def _gap_of(source: str, names: Names) -> Expression | None:
+    """Left minus right of a comparison of numbers."""
+    found = list(tokens(source))
+    for operator in COMPARING:
+        places = _at_top(found, 0, len(found), operator)
+        if len(places) == 1 and not _at_top(found, 0, len(found), "?"):
+            left = _between(source, found, 0, places[0])
+            right = _between(source, found, places[0] + 1, len(found))
+            return _numeric(f"({left}) - ({right})", names)
+    return None
+
+
+def _numeric(source: str, names: Names) -> Expression | None:
+    try:
+        compiled = names.compile(source)
+    except ExpressionError:
+        return None
+    return compiled if compiled.type in ("int", "float") else None
+
+
+def _weighed(value: Any) -> float:
+    """A gap as a part of a condition: 0.5 for 50, 1 for 100, 2 for 1,000, and so on; 0 where there is none."""
+    gap = 0.0 if value is None else abs(float(value))
+    return gap / FAR if gap <= FAR else 1.0 + math.log10(gap / FAR)
+
+
+def _value(expression: Expression, known: Any) -> Any:
+    try:
+        return evaluate(expression, known)
+    except EvaluationError:
+        return None
+
+
+def numbers_in(formula: Formula) -> Iterator[int]:
+    """The numbers of the conditions that a formula is made of."""
+    if formula[0] == "is":
+        yield formula[1]
+        return
+    for part in formula[1:]:
+        yield from numbers_in(part)
+
+
+Ways = Mapping[int, tuple[tuple[Formula, bool], ...]]
+"""A condition's number → what must hold (or not) before an assign makes it true, where each assign asks for that."""
+NO_WAYS: Ways = {}
+
+
+def distance(
+    formula: Formula, holds: Sequence[bool | None], gaps: Sequence[float], *, wanted: bool = True, ways: Ways = NO_WAYS,
+) -> float:  # fmt: skip
+    """How far a formula is from being as wanted: 0 where it is, or where only a turn's own inputs decide."""
+    kind = formula[0]
+    if kind == "is":
+        number = formula[1]
+        if holds[number] is None or holds[number] == wanted:
+            return 0.0
+        before = (distance(way, holds, gaps, wanted=want) for way, want in ways.get(number, ()))
+        return gaps[number] + (min(before, default=0.0) if wanted else 0.0)
+    if kind == "not":
+        return distance(formula[1], holds, gaps, wanted=not wanted, ways=ways)
+    each = [distance(part, holds, gaps, wanted=wanted, ways=ways) for part in formula[1:]]
+    if not each:
+        return 0.0
+    return sum(each) if (kind == "and") == wanted else min(each)
+
+
+def _moving(machine: Machine) -> set[str]:
+    """The names whose values may change after the first turn."""
+    later = [each for each in _edges_of(machine) if each.edge.source]
+    names = {line.name for each in later for line in each.assigns} | {
+        rule.name for each in later for rule in each.learn
+    }
+    names |= {line.name for entry in machine.entries.values() for line in entry}
+    counted = {f"visits.{name}" for name in machine.definition.states}
+    return names | counted | {"step", "turns_left", "time.elapsed_seconds", "time.remaining_seconds"}
+
+
+def _ways(machine: Machine, conditions: Conditions) -> Ways:
+    """For each `variable == member`: what the assigns that bring it ask for, where none brings it for nothing."""
+    lines = [line for compiled in _edges_of(machine) for line in compiled.assigns]
+    members = members_of(machine.definition)
+    found: dict[int, tuple[tuple[Formula, bool], ...]] = {}
+    for number, each in enumerate(list(conditions.all)):
+        name, operator, member = (*(token.text for token in tokens(each.source)), "", "", "")[:3]
+        if operator != "==" or member not in members:
+            continue
+        ways = [way for line in lines if line.name == name for way in _way(line.value.source, member, conditions)]
+        if ways and all(way is not None for way in ways):
+            found[number] = tuple(way for way in ways if way is not None)
+    return found
+
+
+def _way(source: str, member: str, conditions: Conditions) -> Iterator[tuple[Formula, bool] | None]:
+    """How an assign comes to a member: None for nothing, else what `asked ? member : …` asks for."""
+    found = list(tokens(source))
+    if source.strip() == member:
+        yield None
+        return
+    question, colon = (_at_top(found, 0, len(found), sign) for sign in "?:")
+    if len(question) != 1 or len(colon) != 1:
+        return
+    asked = conditions.formula(_between(source, found, 0, question[0]))
+    yes = _between(source, found, question[0] + 1, colon[0])
+    no = _between(source, found, colon[0] + 1, len(found))
+    if asked is not None and member in (yes, no):
+        yield asked, yes == member
+
+
+def literals(sources: Iterable[str]) -> set[int]:
+    """The whole numbers that are written in some expressions."""
+    found = (token.text for source in sources for token in tokens(source) if token.kind == "number")
+    return {int(text) for text in found if text.isdigit()}
+
+
+def strings(sources: Iterable[str]) -> list[str]:
+    """The texts that are written in some expressions, in order."""
+    return list(dict.fromkeys(token.text for source in sources for token in tokens(source) if token.kind == "string"))
