@@ -22,6 +22,9 @@ from runtime.turn import Runtime, play
 SCALE = int(os.environ.get("EDGEWISE_TEST_SCALE", "1"))
 """How many times more random tests than in CI."""
 
+collect_ignore_glob = ["*.replay.yaml"]
+"""Replays below tests/ are fixtures: a test plays them."""
+
 settings.register_profile(
     "edgewise", max_examples=25 * SCALE, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -1,0 +1,150 @@
+"""Replays collected by pytest: ids that can be chosen, failures that name the first difference, and no surprises."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import conftest
+import pytest
+from command import environment
+
+pytest_plugins = ["pytester"]
+
+MACHINE = """
+machine: lamp
+title: {zh: 灯, en: The Lamp}
+language: zh
+initial: {event: INIT, target: HALL}
+context: {oil: {type: int, default: 3, min: 0, max: 9, show: true}}
+states:
+  HALL:
+    options:
+      - {key: burn, text: {zh: 点灯, en: Light it}, dice: {cost: 1d4}, edges: [
+          {name: bright, guard: "dice.cost < oil", target: HALL, assign: {oil: oil - dice.cost}},
+          {name: dark, target: END_DARK}]}
+      - {key: leave, text: {zh: 走开, en: Leave}, target: END_OUT}
+  END_DARK: {type: final, ending: {title: {zh: 灯灭, en: Dark}, good: false}}
+  END_OUT: {type: final, ending: {title: {zh: 天亮, en: Dawn}, good: true}}
+"""
+GOOD = """
+replay: 灯亮着
+given: {machine: lamp, seed: a}
+each: {language: [zh, en]}
+steps:
+  - send: INIT
+  - {choose: burn, dice: {cost: 2}, expect: {edge: HALL.bright, context: {oil: 1}}}
+"""
+WRONG = """
+replay: it goes dark
+given: {machine: lamp, language: en, state: HALL, context: {oil: 5}}
+steps:
+  - {choose: burn, dice: {cost: 4}, expect: {edge: HALL.dark, state: END_DARK}}
+"""
+
+
+@pytest.fixture
+def folder(pytester: pytest.Pytester) -> pytest.Pytester:
+    """A project with one machine; the tests' own options don't count in it."""
+    write(pytester, "machines/lamp.yaml", MACHINE)
+    pytester.makeini("[pytest]\naddopts = -p no:cacheprovider\nasyncio_default_fixture_loop_scope = function\n")
+    return pytester
+
+
+def write(pytester: pytest.Pytester, name: str, text: str) -> Path:
+    file = pytester.path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_a_replay_is_a_test_for_each_of_its_combinations(folder: pytest.Pytester):
+    write(folder, "replays/lamp/灯.replay.yaml", GOOD)
+
+    listed = folder.runpytest_inprocess("--collect-only", "-q")
+    chosen = folder.runpytest_inprocess("replays/lamp/灯.replay.yaml::灯亮着[en]")
+    by_word = folder.runpytest_inprocess("-k", "zh")
+
+    assert listed.outlines[:2] == ["replays/lamp/灯.replay.yaml::灯亮着[zh]", "replays/lamp/灯.replay.yaml::灯亮着[en]"]
+    chosen.assert_outcomes(passed=1)
+    by_word.assert_outcomes(passed=1, deselected=1)
+
+
+def test_a_failure_names_the_first_difference_and_why_without_a_traceback(folder: pytest.Pytester):
+    write(folder, "replays/lamp/dark.replay.yaml", WRONG)
+
+    done = folder.runpytest_inprocess()
+
+    done.assert_outcomes(failed=1)
+    shown = done.stdout.str()
+    assert "replays/lamp/dark.replay.yaml:5 step 1 (choose burn): edge" in shown
+    assert 'expected: "HALL.dark"' in shown
+    assert 'got:      "HALL.bright"' in shown
+    assert "dice.cost < oil" in shown
+    assert "Traceback" not in shown
+    assert ".py:" not in shown
+
+
+def test_what_is_known_to_fail_must_fail(folder: pytest.Pytester):
+    write(folder, "replays/known.replay.yaml", WRONG + "xfail: it is not dark enough\n")
+    write(folder, "replays/mended.replay.yaml", GOOD + "xfail: 灯坏了\n")
+
+    done = folder.runpytest_inprocess("-rx")
+
+    done.assert_outcomes(xfailed=1, failed=2)
+    assert "[XPASS(strict)] 灯坏了" in done.stdout.str()
+    assert "it is not dark enough" in done.stdout.str()
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (GOOD.replace("send: INIT", "sned: INIT"), "x.replay.yaml:6:5 E101 no key 'sned' here. Did you mean 'send'?"),
+        (GOOD.replace("machine: lamp", "machine: lmap"), "there is no machine 'lmap'"),
+        (GOOD.replace("HALL.bright", "HALL.brigt"), "Did you mean 'HALL.bright'?"),
+    ],
+)  # fmt: skip
+def test_a_fault_of_a_file_is_told_at_its_place(folder: pytest.Pytester, text: str, fault: str):
+    write(folder, "replays/x.replay.yaml", text)
+
+    done = folder.runpytest_inprocess()
+
+    assert done.ret != 0
+    assert fault in done.stdout.str()
+    assert "Traceback" not in done.stdout.str()
+
+
+def test_a_faulty_machine_fails_its_replays_with_its_faults(folder: pytest.Pytester):
+    write(folder, "machines/lamp.yaml", MACHINE.replace("target: END_OUT}", "target: END_OTU}"))
+    write(folder, "replays/x.replay.yaml", GOOD)
+
+    done = folder.runpytest_inprocess()
+
+    done.assert_outcomes(failed=2)
+    assert "Did you mean 'END_OUT'?" in done.stdout.str()
+
+
+def test_what_failed_before_is_never_collected(folder: pytest.Pytester):
+    write(folder, "replays/good.replay.yaml", GOOD)
+    file = write(folder, ".edgewise/failed/x.replay.yaml", WRONG)
+
+    folder.runpytest_inprocess().assert_outcomes(passed=2)
+    folder.runpytest_inprocess(str(file.parent)).assert_outcomes()
+    named = folder.runpytest_inprocess("--collect-only", str(file))
+    assert "it goes dark" not in named.stdout.str()
+
+
+def test_a_run_without_replays_imports_nothing_of_the_engine(folder: pytest.Pytester):
+    folder.makepyfile("import sys\ndef test_light():\n    assert 'runtime.turn' not in sys.modules\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder.path)],
+        env=environment(), cwd=folder.path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
+def test_our_own_suite_collects_no_replay_beside_its_tests(pytestconfig: pytest.Config):
+    """What ships is played by a test, once; what stands below tests/ is a fixture of some test."""
+    assert pytestconfig.getini("testpaths") == ["tests"]
+    assert conftest.collect_ignore_glob == ["*.replay.yaml"]
