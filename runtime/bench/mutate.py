@@ -1,0 +1,200 @@
+"""Do the replays test anything? Each mutant of a machine is played by the replays that come where it was changed.
+
+A mutant is *killed* by the first replay that doesn't come as it expects; it is *invalid* where the
+check refuses it, since no such machine is ever served. What no replay notices has *survived*: a test
+is missing, or the change makes no difference. That it makes none can't be proved by playing, but it
+is likely where a whole exploration comes out the same: then it is told as *probably equivalent*, by
+name, and the score counts it neither as killed nor as survived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Literal
+
+from msgspec import Struct
+
+from runtime import loader
+from runtime.bench.alike import Sample, differing, samples, telling_apart
+from runtime.bench.mutants import Mutant, Touch, mutants, mutated
+from runtime.bench.player import played_by_rules
+from runtime.bench.pool import shared_out
+from runtime.bench.replay import Replay
+from runtime.bench.trial import Trial
+from runtime.errors import Finding
+from runtime.machine import Machine
+
+Fate = Literal["killed", "survived", "equivalent", "invalid"]
+FATES: tuple[Fate, ...] = ("killed", "survived", "equivalent", "invalid")
+
+
+class Judged(Struct, frozen=True, kw_only=True):
+    """What became of a mutant. `turns` is how many were played for it.
+
+    `by` says what settled it: the replay and its difference, the check's finding, how many turns came out the
+    same, or for a survivor what a play would have shown ('' where exploration came to none); `killer`
+    is that play. `over` are the ids of the replays that come to its place.
+    """
+
+    mutant: Mutant
+    fate: Fate
+    by: str = ""
+    over: tuple[str, ...] = ()
+    turns: int = 0
+    killer: Replay | None = None
+
+
+class Score(Struct, frozen=True):
+    """How many mutants came to which fate."""
+
+    killed: int = 0
+    survived: int = 0
+    equivalent: int = 0
+    invalid: int = 0
+
+    @property
+    def percent(self) -> float:
+        """Killed, of those that can be told apart, of 100; 100 where there is none."""
+        counted = self.killed + self.survived
+        return 100.0 * self.killed / counted if counted else 100.0
+
+
+def score_of(judged: Iterable[Judged]) -> Score:
+    """The score of some mutants."""
+    fates = [each.fate for each in judged]
+    return Score(*(fates.count(fate) for fate in FATES))
+
+
+def mutants_of(files: Mapping[str, str]) -> tuple[Mutant, ...]:
+    """Every mutant of a machine's files, in file order. Raises DesignError."""
+    return mutants(loader.drafted(files))
+
+
+def judged(files: Mapping[str, str], replays: Sequence[Replay], jobs: int = 1) -> Iterator[tuple[int, Judged]]:
+    """What becomes of each mutant, with its number in file order, as it comes. Raises DesignError.
+
+    Whoever stops listening leaves the rest unjudged.
+    """
+    numbers = range(len(mutants_of(files)))
+    yield from shared_out(_judge, numbers, jobs, _prepare, (dict(files), tuple(replays)))
+
+
+def passes(replay: Replay, machine: Machine) -> bool:
+    """Whether a replay passes by the rules alone: only then its failure on a mutant says anything."""
+    return played_by_rules(replay, machine).verdict == "passed"
+
+
+def killers(files: Mapping[str, str], found: Iterable[Judged]) -> tuple[Replay, ...]:
+    """Replays that would have noticed the survivors, as far as exploration has come to any; few, not the fewest."""
+    draft = loader.drafted(files)
+    chosen: list[Replay] = []
+    for each in found:
+        if each.killer is None:
+            continue
+        machine = mutated(draft, files, each.mutant)
+        if not isinstance(machine, Finding) and all(passes(killer, machine) for killer in chosen):
+            chosen.append(each.killer)
+    return tuple(chosen)
+
+
+_HERE: list[_Bench] = []
+"""What this process judges by: its setup puts it there, once."""
+
+
+def _prepare(files: Mapping[str, str], replays: Sequence[Replay]) -> None:
+    _HERE[:] = [_Bench(files, replays)]
+
+
+def _judge(number: int) -> Judged:
+    return _HERE[0].judge(number)
+
+
+class _Way(Struct, frozen=True):
+    """A replay as it goes on the machine itself: where it stands, what it takes, how long it is."""
+
+    replay: Replay
+    states: frozenset[str]
+    edges: frozenset[str]
+    turns: int
+
+    def comes_to(self, touch: Touch) -> bool:
+        return not self.states.isdisjoint(touch.states) or not self.edges.isdisjoint(touch.edges)
+
+    def takes(self, touch: Touch) -> bool:
+        return not self.edges.isdisjoint(touch.edges)
+
+
+class _Bench:
+    """A machine, its mutants, and what they are judged by."""
+
+    def __init__(self, files: Mapping[str, str], replays: Sequence[Replay]) -> None:
+        self._files = files
+        self._draft = loader.drafted(files)
+        self._mutants = mutants(self._draft)
+        self._machine = loader.built(self._draft, files)
+        self._ways = [way for each in replays if (way := _way(each, self._machine)) is not None]
+
+    def judge(self, number: int) -> Judged:
+        mutant = self._mutants[number]
+        machine = mutated(self._draft, self._files, mutant)
+        if isinstance(machine, Finding):
+            return Judged(mutant=mutant, fate="invalid", by=str(machine))
+        ways = self._over(mutant.touch)
+        over = tuple(way.replay.id for way in ways)
+        turns = 0
+        for way in ways:
+            result = played_by_rules(way.replay, machine)
+            turns += len(result.came)
+            if result.verdict == "failed" and result.difference is not None:
+                found = result.difference
+                by = f"{way.replay.id}, step {found.step}: {found.field}"
+                return Judged(mutant=mutant, fate="killed", by=by, over=over, turns=turns)
+        return self._unnoticed(mutant, machine, over, turns)
+
+    def _over(self, touch: Touch) -> list[_Way]:
+        """The replays that come to a place: those that take its edge first, the shortest of them first."""
+        ways = [way for way in self._ways if way.comes_to(touch)]
+        return sorted(ways, key=lambda way: (not way.takes(touch), way.turns))
+
+    def _unnoticed(self, mutant: Mutant, machine: Machine, over: tuple[str, ...], turns: int) -> Judged:
+        """What becomes of a mutant that no replay noticed: a sample of all turns tells whether any could."""
+        tried, trial = 0, Trial(machine)
+        for sample in self._explored:
+            if sample.states.isdisjoint(mutant.touch.states) and sample.edge not in mutant.touch.edges:
+                continue
+            tried += 1
+            if names := differing(sample, trial):
+                return self._survived(mutant, machine, sample, names, over, turns + tried)
+        fate: Fate = "equivalent" if tried else "survived"
+        by = f"the same in {tried} turns" if tried else ""
+        return Judged(mutant=mutant, fate=fate, by=by, over=over, turns=turns + tried)
+
+    def _survived(
+        self, mutant: Mutant, machine: Machine, sample: Sample, names: tuple[str, ...], over: tuple[str, ...],
+        turns: int,
+    ) -> Judged:  # fmt: skip
+        killer = telling_apart(self._explored, sample, names, self._machine, f"{mutant.what}: {mutant.diff}")
+        last = killer.steps[-1]
+        sent = f"choose {last.choose.key or last.choose.kind}" if last.choose else f"send {last.send}"
+        by = f"step {len(killer.steps)} of a play, {sent}: {', '.join(names)}"
+        tells = passes(killer, self._machine) and not passes(killer, machine)
+        return Judged(
+            mutant=mutant, fate="survived", by=by, over=over, turns=turns, killer=killer if tells else None
+        )  # fmt: skip
+
+    @cached_property
+    def _explored(self) -> list[Sample]:
+        """Turns from all over the machine as it is; most mutants are killed before they are asked for."""
+        return samples(self._machine)
+
+
+def _way(replay: Replay, machine: Machine) -> _Way | None:
+    """How a replay goes; None where it doesn't pass on the machine as it is."""
+    result = played_by_rules(replay, machine)
+    if result.verdict != "passed":
+        return None
+    states = {came.session.state for came in result.came if came.session is not None}
+    edges = {came.turn.outcome.edge for came in result.came if came.turn is not None}
+    given = {replay.given.state} if replay.given.state else set()
+    return _Way(replay, frozenset(states | given), frozenset(edges), len(result.came))
