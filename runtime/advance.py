@@ -20,6 +20,7 @@ from runtime import dice as dice_rules
 from runtime.errors import MachineFault, ValidationError
 from runtime.expression import Activation, EvaluationError, Expression, NotKnown, activation, evaluate
 from runtime.machine import (
+    FALSE,
     WAITS,
     Assign,
     CompiledEdge,
@@ -104,9 +105,9 @@ def remaining_seconds(limit_ms: int | None, elapsed_ms: int) -> int:
 def scope_of(machine: Machine, session: Session) -> dict[str, Any]:
     """What every expression may read, as the session stands."""
     definition = machine.definition
-    values: dict[str, Any] = {**machine.constants, **session.context}
+    values: dict[str, Any] = {**machine.blank, **session.context}
     values |= {f"slots.{name}": session.slots.get(name) or "" for name in definition.slots}
-    values |= {f"visits.{name}": session.visits.get(name, 0) for name in definition.states}
+    values |= {machine.visited[name]: times for name, times in session.visits.items() if name in machine.visited}
     values["time.elapsed_seconds"] = session.elapsed_ms // 1000
     values["time.remaining_seconds"] = remaining_seconds(session.limit_ms, session.elapsed_ms)
     values["step"] = session.step
@@ -203,14 +204,14 @@ def entered(machine: Machine, session: Session, edge: str) -> dict[str, Value]:
 def _assigned(
     machine: Machine, edge: str, context: dict[str, Value], lines: Iterable[Assign], scope: Mapping[str, Any]
 ) -> dict[str, Value]:
-    known = activation(scope)
+    values = dict(scope)
     for line in lines:
         try:
-            context[line.name] = _fitted(machine, line.name, evaluate(line.value, known))
+            context[line.name] = _fitted(machine, line.name, evaluate(line.value, activation(values)))
         except (EvaluationError, ValueError) as error:
             message = f"edge {edge}: `{line.name}: {line.value.source}` errs: {error}"
             raise MachineFault(message, "Mend the assign; the session is as it was.", edge=edge) from None
-        known = activation({**known.values, line.name: context[line.name]})
+        values[line.name] = context[line.name]
     return context
 
 
@@ -339,21 +340,26 @@ def route(machine: Machine, session: Session, fixed: Mapping[str, Any] = NO_DICE
     if state.is_final:
         return Route(Routing(None, True, ()), (), (), (), ())  # noqa: FBT003 - a Struct's fields
     here = _Here(machine, session, fixed.get(KINDS))
-    choices = _offered(here)
-    considered = [each for compiled in here.edges if (each := _judged(here, compiled, choices))]
-    allowed = tuple(dict.fromkeys(each.edge.event for each in considered if each.verdict != "closed"))
-    suggested = _suggested(considered)
+    looked_at = [_before_choice(here, compiled) for compiled in here.edges]
+    choices = _offered(here, looked_at)
+    considered = [
+        each or _over_choices(here, compiled, choices) for each, compiled in zip(looked_at, here.edges, strict=True)
+    ]
+    leading = [each for each in considered if each.verdict != "closed"]
+    allowed = tuple(dict.fromkeys(each.edge.event for each in leading))
+    suggested = _suggested(leading)
     following = here.must.edge.event if here.must else next(iter(suggested), None)
     offer = _numbered(choices) or _continue(here, following, suggested)
-    warnings = [f"edge {each.compiled.full_name}: guard {each.reason}" for each in considered if each.has_erred]
+    erred = (each for each in considered if each.reason is not FALSE and each.has_erred)
+    warnings = [f"edge {each.compiled.full_name}: guard {each.reason}" for each in erred]
     if not allowed:
         warnings.append(f"state {session.state}: no event is open and the story is not at an end")
-    routing = Routing(following, _ends(machine, considered, following), allowed)
+    routing = Routing(following, _ends(machine, leading, following), allowed)
     return Route(routing, offer, _inputs(machine, allowed), tuple(considered), tuple(warnings))
 
 
 class _Here:
-    """What routing looks at again and again in one state. Each option's edges are judged once."""
+    """What routing looks at again and again in one state. No must edge of another event shuts its `edges`."""
 
     def __init__(self, machine: Machine, session: Session, kinds: Sequence[str] | None) -> None:
         self.machine = machine
@@ -361,11 +367,11 @@ class _Here:
         self.session = session
         self.scope = scope_of(machine, session)
         self.used = frozenset(session.used)
-        self.edges = machine.table[session.state]
         self.state = machine.definition.states[session.state]
         self.plain = standing(machine, session.state, self.scope, self.used)
         self.must = machine.open_must(session.state, self.plain)
-        self.judged: dict[CompiledEdge, Considered] = {}
+        edges = machine.table[session.state]
+        self.edges = edges if self.must is None else tuple(each for each in edges if not self.is_shut(each.edge.event))
 
     def with_choice(self, choice: Choice) -> Known:
         """The same, with an option chosen."""
@@ -381,13 +387,10 @@ Candidates = tuple[tuple[Choice, str], ...]
 """What is offered, each with the event that it sends."""
 
 
-def _offered(here: _Here) -> Candidates:
+def _offered(here: _Here, looked_at: Iterable[Considered | None]) -> Candidates:
     if here.state.kinds:
         return _drawn_kinds(here)
-    for compiled in here.edges:
-        if compiled.edge.option and not here.is_shut(compiled.edge.event):
-            here.judged[compiled] = _before_choice(here, compiled)
-    leading = {compiled.edge.option for compiled, each in here.judged.items() if each.verdict != "closed"}
+    leading = {each.edge.option for each in looked_at if each and each.verdict != "closed"}
     language = here.session.constraints.language
     fallback = here.machine.definition.language
     return tuple(
@@ -459,23 +462,21 @@ def renumbered(offer: tuple[Offer, ...], told: tuple[Offer, ...]) -> tuple[Offer
     return tuple(sorted(numbered, key=lambda each: each.id))
 
 
-def _judged(here: _Here, compiled: CompiledEdge, choices: Candidates) -> Considered | None:
-    """One edge as routing sees it; None where another event's must edge shuts it."""
-    edge = compiled.edge
-    if here.is_shut(edge.event):
-        return None
-    if edge.option:
-        return here.judged[compiled]
-    if not compiled.reads_option:
-        return consider(compiled, here.plain)
-    tried = [choice for choice, event in choices if event == edge.event] or [Choice()]
+def _over_choices(here: _Here, compiled: CompiledEdge, choices: Candidates) -> Considered:
+    """An edge that asks which option was chosen, judged for each that may be."""
+    tried = [choice for choice, event in choices if event == compiled.edge.event] or [Choice()]
     return _of_all([consider(compiled, here.with_choice(choice)) for choice in tried])
 
 
-def _before_choice(here: _Here, compiled: CompiledEdge) -> Considered:
-    """An option's edge is open only once it is chosen: until then it depends, or is closed all the same."""
+def _before_choice(here: _Here, compiled: CompiledEdge) -> Considered | None:
+    """One edge as routing sees it before a choice; None where it asks which option was chosen.
+
+    An option's own edge is open only once it is chosen: until then it depends, or is closed all the same.
+    """
     if not compiled.reads_option:
         return consider(compiled, here.plain)
+    if not compiled.edge.option:
+        return None
     considered = consider(compiled, here.with_choice(Choice(key=compiled.edge.option)))
     if considered.verdict == "closed":
         return considered
@@ -490,16 +491,16 @@ def _of_all(considered: list[Considered]) -> Considered:
     return replace(considered[0], verdict="depends", reason=WAITS)
 
 
-def _suggested(considered: list[Considered]) -> tuple[str, ...]:
-    wanted = (each.edge for each in considered if each.verdict != "closed" and each.edge.suggest)
+def _suggested(leading: list[Considered]) -> tuple[str, ...]:
+    wanted = (each.edge for each in leading if each.edge.suggest)
     return tuple(dict.fromkeys(edge.event for edge in wanted))
 
 
-def _ends(machine: Machine, considered: list[Considered], event: str | None) -> bool:
+def _ends(machine: Machine, leading: list[Considered], event: str | None) -> bool:
     """Whether every edge that the event could still take leads to a final state."""
     could: list[str] = []
-    for each in considered:
-        if each.edge.event == event and each.verdict != "closed":
+    for each in leading:
+        if each.edge.event == event:
             could.append(each.edge.target)
             if each.verdict == "open":
                 break

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from runtime.errors import EdgewiseError
 from runtime.model import INT_MAX, INT_MIN
 
 if TYPE_CHECKING:
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
 
 Values = Mapping[str, Any]
 Value = Callable[[Values], Any]
-"""Gives an expression's value from those of its names. Raises Missing, Unsure."""
+"""Gives an expression's value from those of its names. Raises NotKnown, Unsure."""
 
 _KINDS: Mapping[str, type] = {"int": int, "bool": bool, "str": str, "set": list}
 _ORDERS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 _EQUALS = {"==": operator.eq, "!=": operator.ne}
+_COMPARISONS = _ORDERS | _EQUALS
 _SUMS = {"+": operator.add, "-": operator.sub}
 _PRODUCTS = {"*": operator.mul}
 _METHODS: Mapping[str, Callable[[str, str], bool]] = {
@@ -36,11 +38,15 @@ _METHODS: Mapping[str, Callable[[str, str], bool]] = {
 _NOT_THERE = object()
 
 
-class Missing(Exception):
-    """A name without a value: `name`."""
+class EvaluationError(EdgewiseError):
+    """An expression that errs while it runs: division by zero, overflow, no finite number."""
+
+
+class NotKnown(EvaluationError):
+    """An expression that reads a name without a value yet: `name`."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(name)
+        super().__init__(f"{name} is not known yet")
         self.name = name
 
 
@@ -57,10 +63,15 @@ class Function(Struct, frozen=True):
 
 
 class _Part(Struct, frozen=True):
-    """A part of an expression: the kind of its value (int, bool, str, set), and how it is found."""
+    """A part of an expression: the kind of its value (int, bool, str, set), and how it is found.
+
+    `name` is set where it is a name alone, `literal` where it is a number, a text or a bool.
+    """
 
     kind: str
     value: Value
+    name: str | None = None
+    literal: Any = None
 
 
 class _NotDirectError(Exception):
@@ -154,11 +165,11 @@ class _Reader:
         right = self.sum()
         kinds = (left.kind, right.kind)
         if sign == "in" and kinds == ("str", "set"):
-            return _Part("bool", _member(left.value, right.value))
+            return _Part("bool", _compared(_is_in, left, right))
         if (sign in _ORDERS and kinds == ("int", "int")) or (
             sign in _EQUALS and kinds[0] == kinds[1] and kinds[0] != "set"
         ):
-            return _Part("bool", _applied((_ORDERS | _EQUALS)[sign], left.value, right.value))
+            return _Part("bool", _compared(_COMPARISONS[sign], left, right))
         raise _NotDirectError
 
     def sum(self) -> _Part:
@@ -224,7 +235,7 @@ class _Reader:
     def named(self, text: str) -> _Part:
         """What a word stands for: `true`, a declared name, one with a method, a function."""
         if text in ("true", "false"):
-            return _Part("bool", _constant(text == "true"))
+            return _literal(text == "true", "bool")
         if text in self.types and not self.sees("("):
             return _read(text, self.types[text])
         name, _, method = text.rpartition(".")
@@ -272,18 +283,18 @@ class _Reader:
 def _text(text: str) -> _Part:
     if "\\" in text:
         raise _NotDirectError
-    return _Part("str", _constant(text))
+    return _literal(text, "str")
 
 
 def _number(text: str) -> _Part:
     is_plain = text.isascii() and text.isdecimal() and (text == "0" or text[0] != "0")
     if not is_plain or int(text) > INT_MAX:
         raise _NotDirectError
-    return _Part("int", _constant(int(text)))
+    return _literal(int(text), "int")
 
 
-def _constant(value: Any) -> Value:
-    return lambda _: value
+def _literal(value: Any, kind: str) -> _Part:
+    return _Part(kind, lambda _: value, literal=value)
 
 
 def _read(name: str, kind: str) -> _Part:
@@ -296,10 +307,10 @@ def _read(name: str, kind: str) -> _Part:
         if type(value) is wanted:
             return value
         if value is _NOT_THERE:
-            raise Missing(name)
+            raise NotKnown(name)
         raise Unsure
 
-    return _Part(kind, read)
+    return _Part(kind, read, name=name)
 
 
 def _choice(test: Value, one: Value, other: Value) -> Value:
@@ -307,19 +318,26 @@ def _choice(test: Value, one: Value, other: Value) -> Value:
 
 
 def _decided(parts: list[Value], *, decides: bool) -> Value:
-    """The first part that decides; where none does, the others' word, or what the first of them misses."""
+    """What one part decides; where none does, the others' word, or what the first of them misses."""
 
-    def decided(values: Values) -> bool:
+    def decided(values: Values) -> Any:
+        try:
+            for part in parts:
+                if part(values) is decides:
+                    return decides
+        except NotKnown:
+            return undecided(values)
+        return not decides
+
+    def undecided(values: Values) -> Any:
         missing = None
         for part in parts:
             try:
                 if part(values) is decides:
                     return decides
-            except Missing as found:
+            except NotKnown as found:
                 missing = missing or found
-        if missing is not None:
-            raise missing
-        return not decides
+        raise missing or Unsure
 
     return decided
 
@@ -328,8 +346,29 @@ def _negated(part: Value) -> Value:
     return lambda values: not part(values)
 
 
-def _member(member: Value, members: Value) -> Value:
-    return lambda values: member(values) in members(values)
+def _is_in(member: str, members: list[str]) -> bool:
+    return member in members
+
+
+def _compared(compare: Callable[[Any, Any], bool], left: _Part, right: _Part) -> Value:
+    """A comparison; of a name with a name or a literal in one step, since most guards are made of those."""
+    careful = _applied(compare, left.value, right.value)
+    if left.name is None or (right.name is None and right.literal is None):
+        return careful
+    one, kind, literal = left.name, _KINDS[left.kind], right.literal
+    other, other_kind = right.name or "", _KINDS[right.kind]
+
+    def with_name(values: Values) -> Any:
+        value, against = values.get(one), values.get(other)
+        if type(value) is kind and type(against) is other_kind:
+            return compare(value, against)
+        return careful(values)
+
+    def with_literal(values: Values) -> Any:
+        value = values.get(one)
+        return compare(value, literal) if type(value) is kind else careful(values)
+
+    return with_name if other else with_literal
 
 
 def _applied(function: Callable[[Any, Any], Any], left: Value, right: Value) -> Value:

@@ -20,9 +20,28 @@ from typing import Any, Literal
 from cel_expr_python import cel
 from msgspec import Struct
 
-from runtime.direct import Function, Missing, Unsure, Value, direct
+from runtime.direct import EvaluationError, Function, NotKnown, Unsure, Value, direct
 from runtime.errors import EdgewiseError
 from runtime.model import INT_MAX, INT_MIN, Expr
+
+__all__ = [
+    "CEL_WORDS",
+    "SCOPE_WORDS",
+    "Activation",
+    "Batch",
+    "CelType",
+    "EvaluationError",
+    "Expression",
+    "ExpressionError",
+    "Names",
+    "NotKnown",
+    "Token",
+    "activation",
+    "evaluate",
+    "norm",
+    "prepare",
+    "tokens",
+]
 
 CelType = Literal["int", "float", "bool", "str", "set"]
 MAX_SOURCE_CHARS = 2_000
@@ -107,18 +126,6 @@ class ExpressionError(EdgewiseError):
         super().__init__(message)
         self.col = col
         self.message = message
-
-
-class EvaluationError(EdgewiseError):
-    """An expression that errs while it runs: division by zero, overflow, no finite number."""
-
-
-class NotKnown(EvaluationError):
-    """An expression that reads a name without a value yet: `name`."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"{name} is not known yet")
-        self.name = name
 
 
 class Expression(Struct, frozen=True):
@@ -352,6 +359,11 @@ def evaluate(expression: Expression, known: Activation) -> Any:
     Raises NotKnown where it reads a name without a value and the rest doesn't decide, and
     EvaluationError where it errs.
     """
+    if expression.direct is not None:
+        try:
+            return expression.direct(known.values)
+        except Unsure:
+            pass
     if expression.program is None:
         return expression.constant
     source, found = expression.source, known.found
@@ -377,13 +389,6 @@ def _evaluated(expression: Expression, values: Mapping[str, Any]) -> Any:
 
     Only the names that it reads are bound: binding a whole scope costs ten times as much.
     """
-    if expression.direct is not None:
-        try:
-            return expression.direct(values)
-        except Missing as missing:
-            return NotKnown(missing.name)
-        except Unsure:
-            pass
     read = {name: values[name] for name in expression.names if name in values}
     try:
         result = expression.program.eval(data=read)

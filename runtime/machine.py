@@ -43,6 +43,8 @@ logging.getLogger("transitions").setLevel(logging.WARNING)
 
 WAITS = "waits for the choice"
 """Why an option's edge depends before an option is chosen."""
+FALSE = "guard: false"
+"""Why most edges are closed."""
 Verdict = Literal["open", "closed", "depends"]
 PAYLOAD_TYPES: dict[str, CelType] = {"int": "int", "float": "float", "bool": "bool", "str": "str", "text": "str"}
 VARIABLE_TYPES: dict[str, CelType] = {**PAYLOAD_TYPES, "enum": "str", "set": "set"}
@@ -169,8 +171,10 @@ class Cursor:
 class Machine(Struct, frozen=True, kw_only=True, eq=False):
     """A machine as sessions run it; made by `build`.
 
-    `table` has each state's edges in the order in which they are tried, `guards` those of their
-    guards that read neither payload, dice nor option, to be evaluated in one call. `prompts` is name →
+    `table` has each state's edges in the order in which they are tried, `musts` those of them that may
+    shut the others, `guards` those of their guards that read neither payload, dice nor option, to be
+    evaluated in one call; `dice` is by event and option. `visited` is state → `visits.STATE`, and `blank`
+    what every expression may read where nothing has happened. `prompts` is name →
     language → prompt, '' for a prompt of every language; `packs` is language → rating pack. `files` are
     what the digest covers.
     """
@@ -182,13 +186,16 @@ class Machine(Struct, frozen=True, kw_only=True, eq=False):
     edges: tuple[Edge, ...]
     initial: CompiledEdge
     table: Mapping[str, tuple[CompiledEdge, ...]]
+    musts: Mapping[str, tuple[CompiledEdge, ...]]
+    dice: Mapping[str, Mapping[tuple[str, str], dict[str, Die]]]
     guards: Mapping[str, Batch]
     entries: Mapping[str, tuple[Assign, ...]]
     ai_state: Mapping[str, Expression]
     prompts: Mapping[str, Mapping[str, Prompt]]
     fragments: Mapping[str, Fragments]
     packs: Mapping[str, Pack]
-    constants: Mapping[str, str]
+    visited: Mapping[str, str]
+    blank: Mapping[str, Any]
     events: Mapping[str, str]
     library: transitions.Machine
     properties: tuple[Property, ...] = ()
@@ -218,12 +225,12 @@ class Machine(Struct, frozen=True, kw_only=True, eq=False):
 
     def dice_of(self, state: str, event: str, option: str) -> dict[str, Die]:
         """All dice that are rolled before the guards: the event's entries' and the option's."""
-        return _dice_of([compiled.edge for compiled in self.table[state]], event, option)
+        here = self.dice[state]
+        return here.get((event, option)) or here.get((event, "")) or {}
 
     def open_must(self, state: str, known: Known) -> CompiledEdge | None:
         """The first `must` edge that is open in a state."""
-        musts = (compiled for compiled in self.table[state] if compiled.edge.must and not compiled.edge.option)
-        return next((compiled for compiled in musts if consider(compiled, known).verdict == "open"), None)
+        return next((compiled for compiled in self.musts[state] if consider(compiled, known).verdict == "open"), None)
 
     def choose(self, state: str, event: str, known: Known) -> tuple[CompiledEdge | None, tuple[Considered, ...]]:
         """Take an event in a state: the edge taken (None = none was open) and all that were looked at.
@@ -240,32 +247,38 @@ class Machine(Struct, frozen=True, kw_only=True, eq=False):
 
 def consider(compiled: CompiledEdge, known: Known) -> Considered:
     """Judge one edge. A guard that errs counts as closed, with the error as the reason."""
-    verdict, reason = _judge(compiled, known)
-    return Considered(compiled, verdict, reason, known)
-
-
-def _judge(compiled: CompiledEdge, known: Known) -> tuple[Verdict, str]:
     edge = compiled.edge
     if edge.once and edge.once in known.used:
-        return "closed", "once: used up"
+        return Considered(compiled, "closed", "once: used up", known)
     if edge.option and known.option is not None and edge.option != known.option:
-        return "closed", f"option: {edge.option} was not chosen"
+        return Considered(compiled, "closed", f"option: {edge.option} was not chosen", known)
     verdict: Verdict = "depends" if edge.option and known.option is None else "open"
     reason = WAITS if verdict == "depends" else ""
     for guard in compiled.guards:
         try:
             if not evaluate(guard, known.values):
-                return "closed", "guard: false"
+                return Considered(compiled, "closed", FALSE, known)
         except NotKnown as unknown:
             verdict, reason = "depends", str(unknown)
         except EvaluationError as error:
-            return "closed", f"error: {error}"
-    return verdict, reason
+            return Considered(compiled, "closed", f"error: {error}", known)
+    return Considered(compiled, verdict, reason, known)
 
 
 def _dice_of(edges: Iterable[Edge], event: str, option: str) -> dict[str, Die]:
     here = (edge for edge in edges if edge.event == event and edge.option in ("", option))
     return {name: die for edge in here for name, die in edge.dice.items()}
+
+
+def _dice_table(edges: list[Edge]) -> dict[tuple[str, str], dict[str, Die]]:
+    """What each event of a state rolls, and each event with each of its options."""
+    sent = dict.fromkeys((edge.event, option) for edge in edges for option in ("", edge.option))
+    return {(event, option): _dice_of(edges, event, option) for event, option in sent}
+
+
+def _is_must(edge: Edge) -> bool:
+    """Whether an edge shuts other events while it is open."""
+    return edge.must and not edge.option
 
 
 def die_type(die: Die) -> CelType:
@@ -384,6 +397,7 @@ def build(
     base = Names(base_names(definition))
     everything = [prompt for variants in prompts.values() for prompt in variants.values()]
     told = ai_state_names(definition, everything)
+    visited = {name: f"visits.{name}" for name in definition.states}
     return Machine(
         name=definition.machine,
         digest=digest,
@@ -392,13 +406,16 @@ def build(
         edges=edges,
         initial=compiled[0],
         table=table,
+        musts={name: tuple(each for each in edges if _is_must(each.edge)) for name, edges in table.items()},
+        dice={name: _dice_table([each.edge for each in edges]) for name, edges in table.items()},
         guards={name: base.batch(_plain_guards(base, edges)) for name, edges in table.items()},
         entries={name: _assigns(base, state.entry) for name, state in definition.states.items()},
         ai_state={name: told.compile(source) for name, source in definition.ai_state.items()},
         prompts=prompts,
         fragments=fragments,
         packs=packs,
-        constants=members_of(definition),
+        visited=visited,
+        blank={**members_of(definition), **dict.fromkeys(visited.values(), 0)},
         events={event.casefold(): event for event in definition.event_types},
         library=_library(definition, table),
         properties=tuple(_properties(definition, places)),
