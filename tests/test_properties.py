@@ -407,6 +407,20 @@ def test_explain_is_served_in_the_shape_that_the_document_shows(tmp_path: Path):
     assert "properties" in answered["required"]
 
 
+# Names.
+
+
+def test_without_properties_a_machine_may_have_their_names():
+    """Machines that were written before there were properties stay good."""
+    machine = tiny("""
+    initial: A
+    context: {ended: {type: bool}, mood: {type: enum, of: [calm, state]}}
+    states: {A: {on: {B: [{guard: mood == state || !ended, target: B}]}}, B: {type: final}}
+    """)
+
+    assert (machine.warnings, machine.properties) == ((), ())
+
+
 # The machines that ship.
 
 
