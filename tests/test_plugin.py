@@ -148,3 +148,47 @@ def test_our_own_suite_collects_no_replay_beside_its_tests(pytestconfig: pytest.
     """What ships is played by a test, once; what stands below tests/ is a fixture of some test."""
     assert pytestconfig.getini("testpaths") == ["tests"]
     assert conftest.collect_ignore_glob == ["*.replay.yaml"]
+
+
+# Letting replays expect what comes.
+
+
+def test_what_came_is_written_where_it_is_asked_for(folder: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
+    """And where CI runs the tests it is refused, and nothing is written."""
+    file = write(folder, "replays/dark.replay.yaml", "# mine\n" + WRONG)
+    good = write(folder, "replays/good.replay.yaml", GOOD)
+    kept = good.read_bytes()
+
+    monkeypatch.setenv("CI", "true")
+    refused = folder.runpytest_inprocess("--replay-update")
+    assert (refused.ret, "not for CI" in refused.stderr.str()) == (pytest.ExitCode.USAGE_ERROR, True)
+    assert file.read_text(encoding="utf-8") == "# mine\n" + WRONG
+
+    monkeypatch.delenv("CI")
+    done = folder.runpytest_inprocess("--replay-update")
+    done.assert_outcomes(passed=3)
+    assert "dark.replay.yaml expects what came now" in done.stdout.str()
+    expected = WRONG.replace("HALL.dark", '"HALL.bright"').replace("state: END_DARK", "state: HALL")
+    assert file.read_text(encoding="utf-8") == "# mine\n" + expected
+    assert good.read_bytes() == kept
+    folder.runpytest_inprocess().assert_outcomes(passed=3)
+
+
+def test_what_can_not_be_updated_fails_and_says_why(folder: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("CI", raising=False)
+    file = write(folder, "replays/x.replay.yaml", WRONG.replace("cost: 4", "cost: 9"))
+    before = file.read_bytes()
+
+    done = folder.runpytest_inprocess("--replay-update")
+
+    done.assert_outcomes(failed=1)
+    assert "x.replay.yaml is not updated: " in done.stdout.str()
+    assert file.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_files_are_shared_out_over_processes_but_not_rewritten_so(folder: pytest.Pytester):
+    write(folder, "replays/good.replay.yaml", GOOD)
+    folder.runpytest_subprocess("-n2").assert_outcomes(passed=2)
+    refused = folder.runpytest_subprocess("-n2", "--replay-update")
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR

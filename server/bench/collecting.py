@@ -7,30 +7,37 @@ import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from runtime import loader
 from runtime.bench.against import findings_against
+from runtime.bench.failed import told
 from runtime.bench.modes import Mode
 from runtime.bench.player import Result, played
-from runtime.bench.replay import Replay, ReplayStep
+from runtime.bench.replay import Replay
 from runtime.bench.replay_file import read_replays, text_of
+from runtime.bench.updating import NotUpdated, updated
 from runtime.errors import DesignError, MachineNotFound
-from runtime.flow_yaml import flow
 from runtime.machine import Machine
 from runtime.request import nearest
-from server.tend.pages import clean
+from server.tend.changing import whole_file
+
+__all__ = ["NotUpdated", "named", "played_in_project", "replays_of", "told", "update"]
 
 
 def replays_of(path: Path, root: Path) -> tuple[tuple[Replay, ...], list[str]]:
     """The replays of a file, named as seen from a folder, and its faults as they are printed."""
-    file = Path(os.path.relpath(path, root)).as_posix()
+    file = named(path, root)
     try:
         text = text_of(str(path))
     except (OSError, UnicodeDecodeError) as error:
         return (), [f"{file}: can't be read as UTF-8: {error}"]
     replays, findings = read_replays(file, text, lambda other: text_of(str(root / other)))
     return replays, [str(finding) for finding in findings]
+
+
+def named(path: Path, root: Path) -> str:
+    """A file's name as seen from a folder."""
+    return Path(os.path.relpath(path, root)).as_posix()
 
 
 def project_of(path: Path) -> Path:
@@ -65,29 +72,15 @@ def _bundles(project: Path) -> Mapping[str, Mapping[str, str]]:
     return loader.read_project(project)
 
 
-def told(result: Result) -> str:
-    """What is otherwise than a replay's file says: where, what was expected, what came, and why."""
-    found = result.difference
-    if found is None:
-        return ""
-    step = result.replay.steps[found.step - 1] if found.step else None
-    place = f"{result.replay.file}:{step.line}" if step else result.replay.file
-    lines = [f"{place} step {found.step}{_done(step)}: {found.field}"]
-    if found.field == "prompt":
-        return "\n".join([*lines, found.why])
-    lines += [f"  expected: {_shown(found.expected)}", f"  got:      {_shown(found.got)}"]
-    return "\n".join([*lines, *(f"  {line}" for line in found.why.splitlines())])
-
-
-def _done(step: ReplayStep | None) -> str:
-    if step is None:
-        return " (given)"
-    chosen = step.choose
-    if chosen is None:
-        return f" (send {step.send})" if step.send else ""
-    named = next(value for value in (chosen.key, chosen.kind, chosen.text, chosen.id) if value is not None)
-    return f" (choose {named})"
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else clean(flow(value))
+def update(path: Path, root: Path, mode: Mode) -> bool:
+    """Let a file's replays expect what comes; whether anything was written. Raises NotUpdated, and as playing does."""
+    file = named(path, root)
+    text = text_of(str(path))
+    expecting = updated(
+        file, text, lambda replay: played_in_project(replay, path, mode), lambda other: text_of(str(root / other))
+    )
+    if expecting == text:
+        return False
+    with whole_file(path) as out:
+        out.write(expecting.encode())
+    return True

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from runtime.bench.player import Result
     from runtime.bench.replay import Replay
 
 SUFFIX = ".replay.yaml"
@@ -22,6 +21,7 @@ FAILED = ".edgewise"
 """The folder of runs that failed: what stands below it is no test."""
 UPDATE = "--replay-update"
 MODE = "--replay-mode"
+_UPDATED = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,11 +70,7 @@ class ReplayFile(pytest.File):
 
 
 class ReplayFailed(Exception):
-    """A replay went otherwise than its file says."""
-
-    def __init__(self, result: Result) -> None:
-        super().__init__(result.replay.id)
-        self.result = result
+    """A replay went otherwise than its file says: where, how and why."""
 
 
 class ReplayItem(pytest.Item):
@@ -88,24 +84,40 @@ class ReplayItem(pytest.Item):
 
     def runtest(self) -> None:
         """Play it. Raises ReplayFailed."""
-        from server.bench.collecting import played_in_project  # noqa: PLC0415 - see the module
+        from server.bench.collecting import played_in_project, told  # noqa: PLC0415 - see the module
 
         result = played_in_project(self.replay, self.path, self.config.getoption(MODE))
         if result.verdict == "skipped":
             pytest.skip(result.reason)
-        if result.verdict in ("failed", "xfailed"):
-            raise ReplayFailed(result)
+        if result.verdict == "failed" and self.config.getoption(UPDATE):
+            self._update()
+        elif result.verdict in ("failed", "xfailed"):
+            raise ReplayFailed("\n".join(told(result)))
+
+    def _update(self) -> None:
+        """Write what came into the file. Raises ReplayFailed where that can't be."""
+        from server.bench.collecting import NotUpdated, update  # noqa: PLC0415 - see the module
+
+        try:
+            if update(self.path, self.config.rootpath, self.config.getoption(MODE)):
+                self.config.stash.setdefault(_UPDATED, []).append(self.path.name)
+        except NotUpdated as why:
+            raise ReplayFailed(f"{self.path.name} is not updated: {why}") from None
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """The first difference and why the machine went so, without a traceback."""
-        from server.bench.collecting import told  # noqa: PLC0415 - see the module
-
-        if isinstance(excinfo.value, ReplayFailed):
-            return told(excinfo.value.result)
+        """The first difference and why the machine went so, without a traceback; a fault of ours with one."""
         from runtime.errors import EdgewiseError  # noqa: PLC0415 - see the module
 
-        return str(excinfo.value) if isinstance(excinfo.value, EdgewiseError) else super().repr_failure(excinfo, style)
+        if isinstance(excinfo.value, ReplayFailed | EdgewiseError):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         """Where it stands."""
         return self.path, None, f"{self.path.name}::{self.name}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the files that were rewritten."""
+    for name in terminalreporter.config.stash.get(_UPDATED, []):
+        terminalreporter.write_line(f"{name} expects what came now: read the change before you keep it")
