@@ -6,7 +6,6 @@ also tells its gap: `hp <= 0` at hp 7 is 7 away.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,8 +25,6 @@ from runtime.expression import (
 from runtime.machine import CompiledEdge, Machine, base_names, edge_names, members_of
 
 COMPARING = ("<=", ">=", "==", "!=", "<", ">")
-FAR = 100.0
-"""The gap that counts as much as a whole condition; a wider one counts little more."""
 NEVER = 1_000.0
 """How far a condition is that nothing changes after the first turn."""
 Formula = tuple[Any, ...]
@@ -55,6 +52,7 @@ class Conditions:
         self.all: list[Condition] = []
         self.formulas: dict[str, Formula] = {}
         self._numbers: dict[tuple[str, bool], int] = {}
+        self._widest: dict[int, float] = {}
         self._base = Names(base_names(machine.definition))
         for compiled in (each for each in _edges_of(machine) if each.guards):
             self.formulas[compiled.full_name] = self._formula_of(compiled)
@@ -111,12 +109,18 @@ class Conditions:
         prepare(self._batch, known)
         holds: list[bool | None] = []
         gaps: list[float] = []
-        for each, is_fixed in zip(self.all, self._is_fixed, strict=True):
+        for number, (each, is_fixed) in enumerate(zip(self.all, self._is_fixed, strict=True)):
             is_known = not each.inputs or each.inputs <= scope.keys()
             holds.append(_value(each.expression, known) if is_known else None)
             value = _value(each.gap, known) if each.gap is not None and is_known else None
-            gaps.append(NEVER if is_fixed else 1.0 + _weighed(value))
+            gaps.append(NEVER if is_fixed else 1.0 + self._weighed(number, value))
         return tuple(holds), tuple(gaps)
+
+    def _weighed(self, number: int, value: Any) -> float:
+        """A gap as a part of the widest that was seen: of no condition does one step count for nothing."""
+        gap = 0.0 if value is None else abs(float(value))
+        self._widest[number] = max(gap, self._widest.get(number, 0.0))
+        return gap / self._widest[number] if gap else 0.0
 
     def missing(self, edge: str, holds: Sequence[bool | None]) -> list[str]:
         """The conditions of an edge's guards that don't hold, as written."""
@@ -191,12 +195,6 @@ def _numeric(source: str, names: Names) -> Expression | None:
     except ExpressionError:
         return None
     return compiled if compiled.type in ("int", "float") else None
-
-
-def _weighed(value: Any) -> float:
-    """A gap as a part of a condition: 0.5 for 50, 1 for 100, 2 for 1,000, and so on; 0 where there is none."""
-    gap = 0.0 if value is None else abs(float(value))
-    return gap / FAR if gap <= FAR else 1.0 + math.log10(gap / FAR)
 
 
 def _value(expression: Expression, known: Any) -> Any:

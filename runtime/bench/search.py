@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from runtime.advance import scope_of
 from runtime.bench import properties
-from runtime.bench.conditions import NEVER, Conditions, compiled_edges, distance, literals, numbers_in
+from runtime.bench.conditions import NEVER, Conditions, Formula, compiled_edges, distance, literals, numbers_in
 from runtime.bench.coverage import Goal, goals, said_by, touched
 from runtime.bench.moves import Move, refused, settled, tried
 from runtime.bench.trial import Step, Trial
@@ -185,30 +185,47 @@ class Search:
                 return
 
     def _look_for(self, goal: GoalKey, turns: int) -> None:
-        edge, outcome = _aim(self.machine, goal)
-        if edge is None:
+        aims = [(each, self._wanted(each, outcome)) for each, outcome in _aimed(self.machine, goal)]
+        if not aims:
             return
         ends_at = self.turns + turns
-        waiting = [(self._missing(each, edge, outcome), each) for each in self._unexpanded()]
+        waiting = [(self._missing(each, aims), each) for each in self._unexpanded()]
         heapq.heapify(waiting)
         while waiting and self.turns < ends_at and goal in self._open:
             before = len(self.nodes)
             self._expand(heapq.heappop(waiting)[1])
             for each in range(before, len(self.nodes)):
                 if not self.nodes[each].session.ended:
-                    heapq.heappush(waiting, (self._missing(each, edge, outcome), each))
+                    heapq.heappush(waiting, (self._missing(each, aims), each))
+
+    def _wanted(self, compiled: CompiledEdge, outcome: bool | None) -> Formula:  # noqa: FBT001 - a guard's
+        """What must hold: an outcome of an edge's guards, or that it is the first of its event that is open."""
+        own = self.conditions.formulas.get(compiled.full_name, ("and",))
+        if outcome is not None:
+            return own if outcome else ("not", own)
+        edge = compiled.edge
+        before = []
+        for each in self.machine.table.get(edge.source, ()):
+            if each is compiled:
+                break
+            if each.edge.event == edge.event and each.edge.option in ("", edge.option):
+                before.append(("not", self.conditions.formulas.get(each.full_name, ("and",))))
+        return ("and", own, *before)
 
     def _unexpanded(self) -> Iterator[int]:
         return (number for number, each in enumerate(self.nodes) if not each.is_expanded and not each.session.ended)
 
-    def _missing(self, number: int, edge: CompiledEdge, outcome: bool) -> float:  # noqa: FBT001 - a guard's
-        """How far a session is from an outcome of an edge's guards: states to go, and conditions that don't hold."""
-        session = self.nodes[number].session
+    def _missing(self, number: int, aims: Sequence[tuple[CompiledEdge, Formula]]) -> float:
+        """How far a session is from the nearest aim: states to go, and conditions that don't hold."""
         holds, gaps = self._judged(number)
-        missing = self._to(edge, holds, gaps, outcome=outcome)
-        used = edge.edge.once and edge.edge.once in session.used
-        to_go = 0.0 if edge.edge.source == ROOT else self._to_go(number, edge.edge.source)
-        return missing + to_go + 0.001 * self.nodes[number].depth + (NEVER if used else 0.0)
+        session, ways = self.nodes[number].session, self.conditions.ways
+        away = []
+        for compiled, wanted in aims:
+            edge = compiled.edge
+            used = edge.once and edge.once in session.used
+            to_go = 0.0 if edge.source == ROOT else self._to_go(number, edge.source)
+            away.append(distance(wanted, holds, gaps, ways=ways) + to_go + (NEVER if used else 0.0))
+        return min(away) + 0.001 * self.nodes[number].depth
 
     def _to_go(self, number: int, wanted: str) -> float:
         """How far another state is: one for each edge on the best way, and what is missing to take it."""
@@ -229,9 +246,9 @@ class Search:
                     heapq.heappush(waiting, (total, target))
         return NEVER
 
-    def _to(self, edge: CompiledEdge, holds: Any, gaps: Any, *, outcome: bool = True) -> float:
+    def _to(self, edge: CompiledEdge, holds: Any, gaps: Any) -> float:
         formula = self.conditions.formulas.get(edge.full_name, ("and",))
-        return distance(formula, holds, gaps, wanted=outcome, ways=self.conditions.ways)
+        return distance(formula, holds, gaps, ways=self.conditions.ways)
 
     def _judged(self, number: int) -> tuple[tuple[bool | None, ...], tuple[float, ...]]:
         """A node's conditions, judged once."""
@@ -495,18 +512,17 @@ def _first_brought(inputs: Inputs, flows: Iterable[str], *, is_whole: bool) -> l
     return list(together(inputs.base, asked)) if is_whole else [inputs.base]
 
 
-def _aim(machine: Machine, goal: GoalKey) -> tuple[CompiledEdge | None, bool]:
-    """The edge whose guards a goal is about, and the outcome that it wants."""
+def _aimed(machine: Machine, goal: GoalKey) -> Iterator[tuple[CompiledEdge, bool | None]]:
+    """The edges that a goal is about, each with the outcome of its guards that is wanted; None = to be taken."""
     kind, key = goal
     for compiled in compiled_edges(machine):
         edge = compiled.edge
-        if (kind == "edges" and edge.full_name == key) or (kind in ("states", "endings") and edge.target == key):
-            return compiled, True
         if kind == "guards" and edge.full_name == key[0]:
-            return compiled, bool(key[1])
-        if kind == "options" and f"{edge.source}.{edge.option}" == key:
-            return compiled, True
-    return None, True
+            yield compiled, bool(key[1])
+        elif key in {"edges": (edge.full_name,), "options": (f"{edge.source}.{edge.option}",)}.get(
+            kind, (edge.target,)
+        ):
+            yield compiled, None
 
 
 def _roads(machine: Machine) -> dict[tuple[str, str], list[CompiledEdge]]:
