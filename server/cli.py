@@ -69,6 +69,11 @@ def serve(**options: Any) -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the play to this file, as it goes; an existing one is replaced.",
 )
+@click.option(
+    "--record",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the play to this file at its end, as a replay: replays/MACHINE/NAME.replay.yaml.",
+)
 def play(**options: Any) -> None:
     r"""Play MACHINE in the terminal: choices by number or arrow, free text where a state takes it.
 
@@ -77,7 +82,9 @@ def play(**options: Any) -> None:
     """
     from server.play import flow  # noqa: PLC0415 - see the module
 
-    own = {name: options.pop(name) for name in ("url", "token", "session_id", "seed", "language", "transcript")}
+    own = {
+        name: options.pop(name) for name in ("url", "token", "session_id", "seed", "language", "transcript", "record")
+    }
     sys.exit(flow.play(settings_of({**options, "store": options["store"] or "memory:", "workers": 1}), **own))
 
 
@@ -94,6 +101,43 @@ def check(machines: tuple[str, ...], project: Path | None, form: str, *, strict:
     from server import checking  # noqa: PLC0415 - see the module
 
     sys.exit(checking.check(project or Path(), machines, form, strict=strict))
+
+
+@cli.command(
+    epilog=examples(
+        "edgewise coverage haunted_house",
+        "edgewise coverage --fail-under edges=100,guards=95",
+        "edgewise coverage --journal --format html -o coverage.html",
+    )
+)
+@click.argument("machines", nargs=-1)
+@click.option(
+    "--replays", type=click.Path(exists=True, path_type=Path), help="The tests; the project's replays/ by default."
+)
+@click.option(
+    "--journal", is_flag=True, help="What players hit, too, by the journal; --store and --url say so as well."
+)
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json", "html", "graph"]), default="text", show_default=True,
+    help="html: a page with the machine's lines. graph: an SVG with the heat of each edge.",
+)  # fmt: skip
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="The file; else standard output.")
+@click.option(
+    "--fail-under", metavar="PERCENT|KIND=PERCENT,…",
+    help="Exit with 1 where tests hit less. PERCENT alone is for edges, guards and endings, each by itself.",
+)  # fmt: skip
+@click.option("-j", "jobs", type=click.IntRange(min=1), help="Processes; one for each core by default.")
+@tends
+def coverage(**options: Any) -> None:
+    """Tell what replays hit of MACHINES (all by default), and what they miss, by file:line.
+
+    States, edges, both outcomes of each guard, options, pairs of edges, prompts, endings. What players
+    hit stands beside it with --journal: of turns of another version it counts what still exists by its
+    name. A threshold is for tests alone: players prove nothing.
+    """
+    from server.bench import covering  # noqa: PLC0415 - see the module
+
+    sys.exit(covering.cover(options))
 
 
 @cli.command(
@@ -197,6 +241,35 @@ def record(**options: Any) -> None:
     from server.bench import record as recording  # noqa: PLC0415 - see the module
 
     recording.record(options)
+
+
+@cli.command(
+    epilog=examples(
+        "edgewise replay",
+        "edgewise replay replays/haunted_house --mode strict",
+        "edgewise replay replays/haunted_house/attic.replay.yaml --update",
+    )
+)
+@click.argument("paths", nargs=-1, type=click.Path(exists=True, path_type=Path), metavar="[FILE|FOLDER]...")
+@project_option
+@click.option("-j", "jobs", type=click.IntRange(min=1), help="Processes; one for each core by default.")
+@click.option(
+    "--mode", type=click.Choice(["structure", "strict", "rerun"]), default="structure", show_default=True,
+    help="strict: the prompts too, byte for byte; rerun: have the narrator tell each turn anew.",
+)  # fmt: skip
+@click.option("--narrator", help="Who tells the turns anew with --mode rerun: openai.")
+@click.option("--update", "is_update", is_flag=True, help="Write what came into `expect` where it differs; not in CI.")
+@format_option
+def replay(**options: Any) -> None:
+    """Play the replays of FILEs and FOLDERs (replays/ by default), and hold them to what they expect.
+
+    Of each that fails, the first difference is told, and why the machine went so; the run up to there
+    is kept in .edgewise/failed/ as a replay of its own. Nothing is asked of a model, and no store is
+    touched, unless --mode says so. Exit code 0: all went as they say; 1: one didn't.
+    """
+    from server.bench import replaying  # noqa: PLC0415 - see the module
+
+    sys.exit(replaying.replay(options))
 
 
 @cli.command()

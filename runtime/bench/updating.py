@@ -115,11 +115,21 @@ def _rewritten(file: str, text: str, number: int, expect: Expect, source: Callab
     """The text with one expectation changed, as little of it as will do. Raises NotUpdated."""
     document = read(file, text, may_be_null=lambda _: True)
     step = ("steps", number)
+    parts = _as_written(document.value["steps"][number].get("expect", {}), expect)
     for tried in (_value_by_value, _whole, _added):
-        changed = tried(document, text, step, expected_parts(expect))
+        changed = tried(document, text, step, parts)
         if changed is not None and _says(file, text, changed, number, expect, source):
             return changed
     raise NotUpdated(f"`expect` of step {number + 1} can't be rewritten where it stands: write it in one line")
+
+
+def _as_written(before: Mapping[str, Any], expect: Expect) -> dict[str, Any]:
+    """What is expected, each text in the form in which it stands: {contains: …} where that is written."""
+    parts = dict(expected_parts(expect))
+    for path, text in expect.texts.items():
+        if text.pattern is None and isinstance(old := before.get(path), dict) and "contains" in old:
+            parts[path] = {"contains": text.contains}
+    return parts
 
 
 def _says(file: str, text: str, changed: str, number: int, expect: Expect, source: Callable[[str], str]) -> bool:
@@ -204,7 +214,7 @@ def _block(document: Document, text: str, path: Path) -> tuple[int, int]:
 
 
 def _added(document: Document, text: str, step: Path, parts: Parts) -> str | None:
-    """An expectation where none was: inside the step's braces, or on a line of its own, the last where that is known."""
+    """An expectation where none was: inside the step's braces, or on a line of its own."""
     places = document.places
     line, col = places.values[step]
     start = _offset(text, line, col)

@@ -1,0 +1,260 @@
+"""`edgewise replay`: plays replays, says of each whether it went as its file says, and keeps the runs that did not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from runtime.bench import failed
+from runtime.bench.against import findings_against
+from runtime.bench.modes import Mode
+from runtime.bench.player import Result, played
+from runtime.bench.pool import cores, shared_out
+from runtime.bench.replay import Replay
+from runtime.bench.replay_file import read_replays, replay_files
+from runtime.bench.updating import NotUpdated, updated
+from runtime.errors import DesignError, Refusal
+from runtime.narrators import Narrator
+from server.bench.collecting import machine_of, project_of, replays_of
+from server.build import narrator_of
+from server.options import settings_of
+from server.tend.changing import whole_file
+from server.tend.pages import clean
+from server.tend.working import ended, told_as_json
+
+REPLAYS = "replays"
+"""The project's folder of replays."""
+FAULTY = "faulty"
+"""The verdict of what could not be played: its file, or its machine, has faults."""
+BAD = frozenset({"failed", "xpassed", FAULTY})
+_WORTH_A_PROCESS = 40
+"""How many replays another process is worth beginning for: it must load the machines anew."""
+_COLOURS = {
+    "passed": "green",
+    "failed": "red",
+    "xpassed": "red",
+    FAULTY: "red",
+    "xfailed": "yellow",
+    "skipped": "yellow",
+}
+
+
+class Item(Struct, frozen=True):
+    """A replay to be played, and the project whose machine it plays."""
+
+    replay: Replay
+    project: Path
+    mode: Mode
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """What is said of one replay; `lines` tell why it is bad, `run` is the text that is kept of it."""
+
+    id: str
+    verdict: str
+    reason: str = ""
+    difference: Mapping[str, Any] | None = None
+    lines: tuple[str, ...] = ()
+    run: str = ""
+    failed_run: str = ""
+
+
+def replay(options: dict[str, Any]) -> int:
+    """Play the replays at some paths; 1 where one of them is bad, else 0. Raises UsageError."""
+    project, mode = options["project"], options["mode"]
+    paths = options["paths"] or [(project or Path()) / REPLAYS]
+    files = replay_files(paths)
+    if not files:
+        where = ", ".join(map(str, paths))
+        raise click.UsageError(f"no *.replay.yaml is in {where}. `edgewise record` makes one of a session.")
+    notes = _updates(files, project, mode) if options["is_update"] else []
+    items, reports = _read(files, project, mode)
+    if mode == "rerun":
+        reports += _told_anew(items, options)
+    else:
+        reports += _played(items, options["jobs"] or cores())
+    _show(reports, notes, options["form"])
+    return int(any(report.verdict in BAD for report in reports))
+
+
+def _read(files: Iterable[Path], project: Path | None, mode: Mode) -> tuple[list[Item], list[Report]]:
+    """The replays of all files, and a report of each file that has faults."""
+    items, faulty = [], []
+    for file in files:
+        replays, faults = replays_of(file, Path())
+        items += [Item(each, project or project_of(file), mode) for each in replays]
+        if faults:
+            faulty.append(Report(id=str(file), verdict=FAULTY, lines=tuple(faults)))
+    return items, faulty
+
+
+# Playing.
+
+
+def _played(items: Sequence[Item], jobs: int) -> list[Report]:
+    """A report of each, in their order; several processes only where that is worth it."""
+    worth = min(jobs, 1 + len(items) // _WORTH_A_PROCESS)
+    reports: dict[int, Report] = {}
+    with click.progressbar(length=len(items), label="replays", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+        for number, report in shared_out(_play, items, worth):
+            reports[number] = report
+            bar.update(1)
+    return [_kept(reports[number], item) for number, item in enumerate(items)]
+
+
+def _play(item: Item) -> Report:
+    return asyncio.run(_report(item, None))
+
+
+async def _report(item: Item, narrator: Narrator | None) -> Report:
+    try:
+        machine = machine_of(item.project, item.replay.given.machine)
+        if findings := findings_against(machine, item.replay):
+            return _faulty(item, map(str, findings))
+    except DesignError as error:
+        return _faulty(item, (f"machine '{item.replay.given.machine}': {each}" for each in error.findings))
+    except Refusal as refusal:
+        return _faulty(item, [f"{refusal.message}. {refusal.hint}"])
+    return _told(await played(item.replay, machine, narrator, item.mode))
+
+
+def _faulty(item: Item, lines: Iterable[str]) -> Report:
+    return Report(id=item.replay.id, verdict=FAULTY, lines=tuple(lines))
+
+
+def _told(result: Result) -> Report:
+    found = result.difference
+    is_bad = result.verdict == "failed"
+    return Report(
+        id=result.replay.id,
+        verdict=result.verdict,
+        reason=result.reason,
+        difference=None if found is None else msgspec.to_builtins(found),
+        lines=tuple(failed.told(result)) if is_bad else (),
+        run=failed.failed_text(result) if is_bad else "",
+    )
+
+
+def _told_anew(items: Sequence[Item], options: dict[str, Any]) -> list[Report]:
+    """A report of each, as the configured narrator tells it now."""
+    settings = settings_of({"project": options["project"], "narrator": options["narrator"]})
+    narrator = narrator_of(settings)
+    if narrator.name == "offline":
+        raise click.UsageError("there is no model to ask again: the narrator is offline. Add --narrator openai.")
+
+    async def work() -> list[Report]:
+        await narrator.open()
+        try:
+            return [await _report(item, narrator) for item in items]
+        finally:
+            await narrator.close()
+
+    reports: list[Report] = []
+
+    async def worked() -> int:
+        reports.extend(await work())
+        return 0
+
+    if code := ended(worked()):
+        sys.exit(code)
+    return [_kept(report, item) for report, item in zip(reports, items, strict=True)]
+
+
+# What is kept of a failure.
+
+
+def _kept(report: Report, item: Item) -> Report:
+    """The report with where its run is kept; what failed before and passes now is kept no longer."""
+    folder = item.project / failed.FOLDER
+    file = Path(item.replay.file)
+    if file.resolve().is_relative_to(folder.resolve()):
+        return replace(report, failed_run=str(file) if report.run else "")
+    run = folder / failed.failed_name(_in_project(item))
+    if not report.run:
+        run.unlink(missing_ok=True)
+        return report
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder.parent / ".gitignore").write_text("*\n", encoding="utf-8")
+    run.write_text(report.run, encoding="utf-8", newline="\n")
+    return replace(report, failed_run=os.path.relpath(run))
+
+
+def _in_project(item: Item) -> str:
+    """A replay's id as it is from anywhere: its file is named as seen from the project."""
+    file = os.path.relpath(item.replay.file, item.project)
+    return Path(file).as_posix() + item.replay.id.removeprefix(item.replay.file)
+
+
+# Making files expect what came.
+
+
+def _updates(files: Iterable[Path], project: Path | None, mode: Mode) -> list[str]:
+    """Write what comes into the files; a line for each that changed, or couldn't. Raises UsageError."""
+    if os.environ.get("CI"):
+        raise click.UsageError("--update is not for CI: run it where you read what it changes, and commit that.")
+    if mode == "rerun":
+        raise click.UsageError("--update writes what always comes; what a model tells anew is another thing each time.")
+    return [line for file in files if (line := _update(file, project or project_of(file), mode))]
+
+
+def _update(file: Path, project: Path, mode: Mode) -> str:
+    try:
+        whole = file.read_bytes().decode("utf-8")
+        text = whole.removeprefix("\ufeff").replace("\r\n", "\n")
+        if read_replays(str(file), text)[1]:
+            return ""
+        changed = updated(str(file), text, lambda each: _result(each, project, mode))
+    except (UnicodeDecodeError, DesignError, Refusal):
+        return ""
+    except NotUpdated as error:
+        return f"not updated: {file}: {error}"
+    if changed == text:
+        return ""
+    is_windows = "\r\n" in whole
+    mark = "\ufeff" if whole.startswith("\ufeff") else ""
+    with whole_file(file) as out:
+        out.write((mark + (changed.replace("\n", "\r\n") if is_windows else changed)).encode())
+    return f"updated: {file}"
+
+
+def _result(each: Replay, project: Path, mode: Mode) -> Result:
+    machine = machine_of(project, each.given.machine)
+    if findings := findings_against(machine, each):
+        raise DesignError(findings)
+    return asyncio.run(played(each, machine, mode=mode))
+
+
+# Showing.
+
+
+def _show(reports: Sequence[Report], notes: Sequence[str], form: str) -> None:
+    counts = Counter(report.verdict for report in reports)
+    if form == "json":
+        listed = [{name: getattr(each, name) for name in each.__struct_fields__ if name != "run"} for each in reports]
+        told_as_json({"replays": msgspec.to_builtins(listed), "counts": dict(counts), "notes": list(notes)})
+        return
+    for note in notes:
+        click.echo(clean(note))
+    for report in reports:
+        for line in _lines(report):
+            click.echo(line)
+    told = ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(counts.items()))
+    click.echo(f"{len(reports):,} {'replay' if len(reports) == 1 else 'replays'}: {told}")
+
+
+def _lines(report: Report) -> Iterator[str]:
+    reason = f" ({clean(report.reason)})" if report.reason else ""
+    yield f"{click.style(f'{report.verdict:<7}', fg=_COLOURS.get(report.verdict, 'red'))} {clean(report.id)}{reason}"
+    yield from (f"  {clean(line)}" for line in report.lines)
+    if report.failed_run:
+        yield f"  play it again: edgewise replay {clean(report.failed_run)}"
