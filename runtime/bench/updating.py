@@ -44,7 +44,8 @@ def updated(file: str, text: str, play: Callable[..., Result], source: Callable[
         number, expect = _mend(failed, text)
         times[number] += 1
         if times[number] > len(replays):
-            raise NotUpdated(f"its combinations come to different ends in step {number + 1}: give each its own replay")
+            name = failed.difference.field if failed.difference else ""
+            raise NotUpdated(f"its combinations differ in `{name}` of step {number + 1}: give each a replay of its own")
         text = _rewritten(file, text, number, expect, source)
 
 

@@ -254,7 +254,8 @@ def _show(reports: Sequence[Report], notes: Sequence[str], form: str) -> None:
 
 def _lines(report: Report) -> Iterator[str]:
     reason = f" ({clean(report.reason)})" if report.reason else ""
-    yield f"{click.style(f'{report.verdict:<7}', fg=_COLOURS.get(report.verdict, 'red'))} {clean(report.id)}{reason}"
+    verdict = click.style(f"{report.verdict:<7}", fg=_COLOURS.get(report.verdict, "red"))
+    yield f"{verdict} {clean(report.id)}{reason}"
     yield from (f"  {clean(line)}" for line in report.lines)
     if report.failed_run:
         yield f"  play it again: edgewise replay {clean(report.failed_run)}"
