@@ -28,8 +28,13 @@ class Journal(Struct, frozen=True):
     @property
     def said(self) -> str:
         """In words."""
-        told = f"{self.turns:,} turns of {self.sessions:,} sessions"
+        told = f"{counted(self.turns, 'turn')} of {counted(self.sessions, 'session')}"
         return told + (f", {self.others:,} of them of another version" if self.others else "")
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 turn`, `1,200 turns`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 async def played_in_journal(owner: Owner, machines: Iterable[Machine]) -> dict[str, Journal]:

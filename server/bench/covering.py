@@ -1,0 +1,189 @@
+"""`edgewise coverage`: what replays, explorations and players hit of machines, and what nobody does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runtime import loader
+from runtime.bench.against import findings_against
+from runtime.bench.coverage import KINDS, Coverage, Kind, covered, merged
+from runtime.bench.player import played
+from runtime.bench.pool import cores, shared_out
+from runtime.bench.replay import Replay
+from runtime.bench.replay_file import read_replays, replay_files, text_of
+from runtime.errors import DesignError, Finding
+from runtime.machine import Machine
+from runtime.request import nearest
+from server.bench.coverage_html import page
+from server.bench.coverage_report import GATED, OfReplays, Report, Under, as_json, report_of, text
+from server.bench.graph_svg import svg
+from server.bench.graphing import heat_of, machine_named, show
+from server.bench.played import Journal, played_in_journal
+from server.options import settings_of
+from server.owner import Told, owner_of
+from server.tend.working import ended
+
+REPLAYS = "replays"
+"""Where a project's replays stand."""
+FAILED = ("failed", "xpassed")
+Asked = tuple[str, Replay]
+"""The project's folder, and a replay of one of its machines."""
+
+
+def cover(options: dict[str, Any]) -> int:
+    """Measure coverage and tell it; 1 where a threshold isn't met. Raises UsageError, DesignError."""
+    form, output = options.pop("form"), options.pop("output")
+    wanted = thresholds(options.pop("fail_under"))
+    machines = machines_of(options.get("project") or Path(), options.pop("machines"))
+    if form == "graph" and len(machines) > 1:
+        raise click.UsageError(f"a graph is of one machine: name one of {', '.join(machines)}")
+    reports = _reports(machines, options)
+    under = {report.machine.name: report.under(wanted) for report in reports}
+    show(_TOLD[form](reports, under), output)
+    return int(any(under.values()))
+
+
+def _reports(machines: Mapping[str, Machine], options: dict[str, Any]) -> list[Report]:
+    """A report for each machine; where the journal can't be asked the command ends."""
+    folder, jobs = options.pop("replays"), options.pop("jobs")
+    project = options.get("project") or Path()
+    tested = played_all(project, machines, folder or project / REPLAYS, jobs or cores())
+    journals = _journals(machines, options)
+    return [report_of(machine, tested[name], journal=journals.get(name)) for name, machine in machines.items()]
+
+
+def _journals(machines: Mapping[str, Machine], options: dict[str, Any]) -> dict[str, Journal]:
+    told = Told(options.pop("url"), options.pop("token"))
+    if not (options.pop("journal") or options.get("store") or told.url):
+        return {}
+    settings, found = settings_of(options), dict[str, Journal]()
+
+    async def work() -> int:
+        async with owner_of(settings, told) as owner:
+            found.update(await played_in_journal(owner, machines.values()))
+        return 0
+
+    if code := ended(work()):
+        sys.exit(code)
+    return found
+
+
+def machines_of(project: Path, names: Iterable[str]) -> dict[str, Machine]:
+    """The machines of a project that are named, all where none is. Raises UsageError, DesignError."""
+    if chosen := list(dict.fromkeys(names)):
+        return {name: machine_named(project, name) for name in chosen}
+    return loader.load_project(project)
+
+
+def thresholds(written: str | None) -> dict[Kind, float]:
+    """`90`, `edges=100,guards=95`, or both: a number alone is for edges, guards and endings. Raises UsageError."""
+    found: dict[Kind, float] = {}
+    named: dict[Kind, float] = {}
+    for part in [] if written is None else written.split(","):
+        kind, is_named, number = part.rpartition("=")
+        if is_named:
+            named[_kind(kind.strip())] = _percent(number)
+        else:
+            found |= dict.fromkeys(GATED, _percent(number))
+    return found | named
+
+
+def _kind(name: str) -> Kind:
+    if name not in KINDS:
+        meant = nearest(name, KINDS)
+        hint = f"did you mean '{meant}'?" if meant else f"there is {', '.join(KINDS)}"
+        raise click.UsageError(f"--fail-under knows no '{name}': {hint}")
+    return name
+
+
+def _percent(number: str) -> float:
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 100:  # noqa: PLR2004 - percent
+        raise click.UsageError(f"--fail-under wants percent from 0 to 100, or KIND=PERCENT, and not '{number}'")
+    return value
+
+
+# Replays.
+
+
+def played_all(project: Path, machines: Mapping[str, Machine], folder: Path, jobs: int) -> dict[str, OfReplays]:
+    """What the replays of a folder hit of each machine. Raises DesignError with every fault of their files."""
+    replays = [each for each in _replays(project, folder, machines) if each.given.machine in machines]
+    items: list[Asked] = [(str(project), each) for each in replays]
+    parts: dict[str, list[Coverage]] = {name: [] for name in machines}
+    failed: dict[str, list[str]] = {name: [] for name in machines}
+    for number, (coverage, verdict) in shared_out(play_one, items, jobs, prepare, (str(project),)):
+        replay = replays[number]
+        parts[replay.given.machine].append(coverage)
+        if verdict in FAILED:
+            failed[replay.given.machine].append(replay.id)
+    return {name: OfReplays(merged(*parts[name]), len(parts[name]), tuple(sorted(failed[name]))) for name in machines}
+
+
+def _replays(project: Path, folder: Path, machines: Mapping[str, Machine]) -> list[Replay]:
+    replays: list[Replay] = []
+    findings: list[Finding] = []
+    for file in replay_files([folder] if folder.exists() else []):
+        name = file.relative_to(project).as_posix() if file.is_relative_to(project) else file.as_posix()
+        found, faults = read_replays(name, text_of(str(file)), lambda other: text_of(str(project / other)))
+        findings += faults
+        for replay in found:
+            machine = machines.get(replay.given.machine)
+            findings += findings_against(machine, replay) if machine else []
+            replays.append(replay)
+    if findings:
+        raise DesignError(sorted(set(findings)))
+    return replays
+
+
+def play_one(asked: Asked) -> tuple[Coverage, str]:
+    """What one replay hits, up to where it fails, and its verdict."""
+    project, replay = asked
+    machine = _loaded(project)[replay.given.machine]
+    result = asyncio.run(played(replay, machine))
+    return covered(machine, [came.turn for came in result.came if came.turn is not None]), result.verdict
+
+
+def prepare(project: str) -> None:
+    """Load the project's machines, once in each process."""
+    _loaded(project)
+
+
+@cache
+def _loaded(project: str) -> Mapping[str, Machine]:
+    return loader.load_project(Path(project))
+
+
+# How it is told.
+
+
+def _as_text(reports: list[Report], under: Mapping[str, list[Under]]) -> str:
+    return "\n\n".join("\n".join(text(report, under[report.machine.name])) for report in reports) + "\n"
+
+
+def _as_json(reports: list[Report], under: Mapping[str, list[Under]]) -> str:
+    told = {"machines": [as_json(report, under[report.machine.name]) for report in reports]}
+    return json.dumps(told, ensure_ascii=False, indent=2) + "\n"
+
+
+def _as_html(reports: list[Report], under: Mapping[str, list[Under]]) -> str:
+    return page(reports, under)
+
+
+def _as_graph(reports: list[Report], _: Mapping[str, list[Under]]) -> str:
+    (report,) = reports
+    return svg(report.machine, heat_of(report.together, "Turns of tests and players."))
+
+
+_TOLD = {"text": _as_text, "json": _as_json, "html": _as_html, "graph": _as_graph}
