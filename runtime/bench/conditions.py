@@ -122,10 +122,20 @@ class Conditions:
         self._widest[number] = max(gap, self._widest.get(number, 0.0))
         return gap / self._widest[number] if gap else 0.0
 
-    def missing(self, edge: str, holds: Sequence[bool | None]) -> list[str]:
-        """The conditions of an edge's guards that don't hold, as written."""
-        numbers = dict.fromkeys(numbers_in(self.formulas.get(edge, ("and",))))
-        return [self.all[each].source for each in numbers if holds[each] is False]
+    def missing(self, edge: str, holds: Sequence[bool | None]) -> Iterator[str]:
+        """The conditions of an edge's guards that are not as they must be, as written."""
+        yield from self._lacking(self.formulas.get(edge, ("and",)), holds, wanted=True)
+
+    def _lacking(self, formula: Formula, holds: Sequence[bool | None], *, wanted: bool) -> Iterator[str]:
+        if formula[0] == "is":
+            if holds[formula[1]] is (not wanted):
+                yield self.all[formula[1]].source if wanted else f"!({self.all[formula[1]].source})"
+        elif formula[0] == "not":
+            yield from self._lacking(formula[1], holds, wanted=not wanted)
+        else:
+            parts = [list(self._lacking(part, holds, wanted=wanted)) for part in formula[1:]]
+            if (formula[0] == "and") == wanted or all(parts):
+                yield from (each for part in parts for each in part)
 
 
 def _edges_of(machine: Machine) -> Iterator[CompiledEdge]:
