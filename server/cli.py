@@ -14,6 +14,7 @@ from typing import Any
 import rich_click as click
 
 from runtime.errors import DesignError, EdgewiseError, Refusal
+from server.bench.commands import mutate
 from server.fake.command import fake_llm
 from server.options import examples, format_option, project_option, settings_of, tends
 from server.tend.db import db, ledger, migrate
@@ -308,7 +309,7 @@ def schema() -> None:
     click.echo(json.dumps(loader.schema(), ensure_ascii=False, indent=2))
 
 
-for command in (sessions, db, ledger, migrate, fake_llm):
+for command in (sessions, db, ledger, migrate, fake_llm, mutate):
     cli.add_command(command)
 
 

@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from command import edgewise
 from hypothesis import given
 from hypothesis import strategies as st
+from served import Process, Web, runtime_of, serving
 from test_sessions_cli import whole
 
 from runtime import history, loader
 from runtime.bench.modes import drift, prompt_text
+from runtime.bench.player import played
 from runtime.bench.replay import Given, Replay
 from runtime.bench.replay_file import read_replays
 from runtime.document import read
@@ -26,6 +29,7 @@ from runtime.prompt import Message
 from runtime.session import Invoke
 from runtime.stores.duckdb import DuckDBStore
 from runtime.turn import Runtime, play
+from server.settings import Settings
 
 LINES = [
     "", " ", "  in", "\t", "# no comment", "- a", "a: b #c", "“灯”：，", "---", "...", "user:", "\\user:", "? x", "!x",
@@ -355,3 +359,67 @@ def test_no_key_of_the_project_is_in_a_recording(tmp_path: Path):
     text = stage.file.read_text(encoding="utf-8")
     assert "sk-1234567890" not in text
     assert "operator-token" not in text
+
+
+def test_a_player_gets_a_replay_without_the_prompts_and_an_operator_with_them():
+    machine = loader.load({"machines/lamp.yaml": MACHINE.replace("secret: true", "secret: false"),
+                           "prompts/lamp/hall.prompty": PROMPT})  # fmt: skip
+    settings = Settings(play_tokens=("player",), operator_tokens=("operator",))
+    runtime = runtime_of(machine, narrator=Scripted([TOLD] * 9, fill=True))
+    with serving(runtime, settings) as server:
+        with Web(server.url, Authorization="Bearer player") as web:
+            web.invoke("s1", "INIT")
+            theirs = web.http.get("/sessions/s1/export?format=replay").text
+        with Web(server.url, Authorization="Bearer operator") as web:
+            ours = web.http.get("/sessions/s1/export?format=replay").text
+
+    assert ("narrate:" in theirs, "prompt:" in theirs, "说书人" in theirs) == (True, False, False)
+    assert "    prompt: |\n      system:\n      你是说书人" in ours
+
+
+# A play in the terminal.
+
+
+def test_a_play_is_recorded_as_far_as_it_went(tmp_path: Path):
+    folder = project(tmp_path)
+    file = tmp_path / "replays" / "lamp" / "mine.replay.yaml"
+    words = ["play", "lamp", "--project", str(folder), "--seed", "a", "--language", "zh", "--record", str(file)]
+
+    done = CliRunner(env={"EDGEWISE_NARRATOR": "offline"}).invoke(
+        whole, words, input=f"1\n{EMOJI.splitlines()[0]}\n2\n"
+    )
+
+    assert done.exit_code == 0, done.output
+    assert f"{file} is written. Play it: edgewise replay {file}" in done.stderr
+    (replay,), faults = read_replays(str(file), file.read_text(encoding="utf-8"))
+    assert faults == []
+    assert [step.choose.key if step.choose else step.send for step in replay.steps] == ["INIT", "rub", "SAY", "leave"]
+    machine = loader.load_project(folder)["lamp"]
+    assert asyncio.run(played(replay, machine)).verdict == "passed"
+
+
+@pytest.mark.parametrize("name", ["mine.yaml", "there.replay.yaml"])
+def test_a_play_begins_only_where_its_record_can_be_written(tmp_path: Path, name: str):
+    folder = project(tmp_path)
+    (tmp_path / "there.replay.yaml").write_text("mine", encoding="utf-8")
+    words = ["play", "lamp", "--project", str(folder), "--record", str(tmp_path / name)]
+
+    done = CliRunner(env={"EDGEWISE_NARRATOR": "offline"}).invoke(whole, words, input="1\n")
+
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert (tmp_path / "there.replay.yaml").read_text(encoding="utf-8") == "mine"
+    assert not (tmp_path / "mine.yaml").exists()
+
+
+@pytest.mark.slow
+def test_a_play_against_a_server_is_recorded_too_and_a_session_while_it_holds_the_journal(tmp_path: Path):
+    folder = project(tmp_path)
+    file = tmp_path / "mine.replay.yaml"
+    with Process(folder, tmp_path / "journal.duckdb") as server:
+        words = ["play", "lamp", "--url", server.url, "--session", "s1", "--record", str(file)]
+        assert edgewise(*words, typed="1\n2\n").returncode == 0
+        held = edgewise("record", "s1", "--store", f"duckdb://{tmp_path / 'journal.duckdb'}", "--project", str(folder))
+
+    assert held.returncode == 0, held.stderr
+    kept = folder / "replays" / "lamp" / "s1.replay.yaml"
+    assert kept.read_bytes() == file.read_bytes()

@@ -13,11 +13,14 @@ from typing import Any, NoReturn
 import click
 from msgspec import Struct
 
+from runtime.bench.failed import told as told_of
+from runtime.bench.player import Result, played
 from runtime.bench.recording import Prompts, recorded_since_move
 from runtime.bench.replay import SUFFIX, Replay
 from runtime.bench.replay_file import read_replays
 from runtime.errors import Refusal
-from runtime.export import Survey, import_lines, survey
+from runtime.export import import_lines, survey
+from runtime.machine import Machine
 from runtime.narrators.offline import Offline
 from runtime.stores.memory import MemoryStore
 from runtime.turn import Runtime
@@ -29,7 +32,7 @@ from server.settings import Settings
 from server.tend.changing import whole_file
 from server.tend.pages import clean
 from server.tend.reading import path_of
-from server.tend.working import GOOD, ended
+from server.tend.working import FINDINGS, GOOD, ended
 from server.typed import typed
 
 REPLAYS = "replays"
@@ -37,15 +40,15 @@ REPLAYS = "replays"
 
 
 class Recording(Struct, frozen=True):
-    """A session as a replay: its text, the same read, and what else is known of it."""
+    """A session as a replay: its text, the same read, and the machine that it was played on."""
 
     text: str
     replay: Replay
-    about: Survey
+    machine: Machine
 
 
 def record(options: dict[str, Any]) -> NoReturn:
-    """Write a session down as a replay, and end with the exit code: 0 good, 2 wrong use."""
+    """Write a session down as a replay, and end with the exit code: 0 good, 1 it doesn't play so again, 2 wrong use."""
     told = Told(options["url"], options["token"])
     settings = settings_of({name: options[name] for name in ("project", "store")})
     prompts: Prompts = "all" if options["is_whole"] else "asked"
@@ -54,12 +57,21 @@ def record(options: dict[str, Any]) -> NoReturn:
         async with owner_of(settings, told) as owner:
             found = await recording_of(owner, options["session"], prompts)
         file = options["output"] or file_of(settings, found.replay)
+        refuse_file(file, "--output", is_forced=options["is_forced"])
         refuse_keys(found.text, settings)
-        write(file, found.text, is_forced=options["is_forced"])
-        _report(file, found, settings, options["form"])
-        return GOOD
+        write(file, found.text)
+        result = await played(found.replay, found.machine, mode="strict")
+        _report(file, found, result, settings, options["form"])
+        return GOOD if result.is_good else FINDINGS
 
     sys.exit(ended(work()))
+
+
+def keep(file: Path, text: str, settings: Settings) -> str:
+    """Write a play down; the sentence that says so. Raises Refused where a key stands in it, OSError."""
+    refuse_keys(text, settings)
+    write(file, text)
+    return f"{clean(file)} is written. Play it: {typed('replay', str(file), *_project(settings))}"
 
 
 async def recording_of(owner: Owner, session_id: str, prompts: Prompts) -> Recording:
@@ -88,8 +100,9 @@ async def _recorded(lines: list[bytes], session_id: str, prompts: Prompts) -> Re
         pass
     about = await survey(runtime, session_id)
     text = "".join(await recorded_since_move(runtime.store, about, prompts))
-    (replay,), _ = read_replays("", text)
-    return Recording(text, replay, about)
+    (replay,), _ = read_replays(f"{session_id}{SUFFIX}", text)
+    last = max((node for node in about.nodes if node.turn in about.branch), key=lambda node: node.turn)
+    return Recording(text, replay, about.machines[last.digest])
 
 
 def file_of(settings: Settings, replay: Replay) -> Path:
@@ -98,16 +111,23 @@ def file_of(settings: Settings, replay: Replay) -> Path:
     return settings.project_path / REPLAYS / replay.given.machine / f"{name}{SUFFIX}"
 
 
-def write(file: Path, text: str, *, is_forced: bool) -> None:
-    """Write a recording where none is, whole or not at all. Raises UsageError."""
+def refuse_file(file: Path, option: str, *, is_forced: bool = False) -> None:
+    """Pass a file that a recording may be written to. Raises UsageError."""
+    if not file.name.endswith(SUFFIX):
+        raise click.UsageError(f"{option} {file}: a replay's file is called NAME{SUFFIX}")
     if file.exists() and not is_forced:
-        raise click.UsageError(f"{file} exists: name another with --output, or write over it with --force")
+        over = ", or write over it with --force" if option == "--output" else ""
+        raise click.UsageError(f"{file} exists: name another with {option}{over}")
+
+
+def write(file: Path, text: str) -> None:
+    """Write a recording, whole or not at all. Raises OSError, FileError."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(file) as out:
         out.write(text.encode())
 
 
-def _report(file: Path, found: Recording, settings: Settings, form: str) -> None:
+def _report(file: Path, found: Recording, result: Result, settings: Settings, form: str) -> None:
     steps = found.replay.steps
     facts = {
         "file": str(file),
@@ -116,6 +136,7 @@ def _report(file: Path, found: Recording, settings: Settings, form: str) -> None
         "narrated": sum(step.narrate is not None for step in steps),
         "prompts": sum(step.prompt is not None for step in steps),
         "is_from_move": found.replay.given.state is not None,
+        "plays": result.is_good,
     }
     if form == "json":
         click.echo(json.dumps(facts, ensure_ascii=False, indent=2))
@@ -124,6 +145,9 @@ def _report(file: Path, found: Recording, settings: Settings, form: str) -> None
     if facts["is_from_move"]:
         click.echo("The session has moved to another version: the replay begins behind the move, in the state and")
         click.echo("with the variables that it left; what was visited and used up before is not known to it.")
+    if not result.is_good:
+        click.echo("It doesn't play again as it was:")
+        click.echo("\n".join(map(clean, told_of(result))))
     click.echo(f"Play it: {typed('replay', str(file), *_project(settings))}")
 
 

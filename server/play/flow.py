@@ -43,15 +43,20 @@ def play(
     seed: str | None,
     language: str | None,
     transcript: Path | None,
+    record: Path | None,
 ) -> int:
     """Play a session to its end, or as far as the player wants; the exit code.
 
-    A session of the id given is gone on with where it exists. An existing transcript is replaced.
+    A session of the id given is gone on with where it exists. An existing transcript is replaced, an
+    existing record is not: it may be somebody's test.
     Raises DesignError for a faulty project, SettingsError, StoreUnavailable.
     """
+    if record is not None:
+        _refuse_file(record)
     table, machine = _table(settings, url, token)
     with asyncio.Runner() as runner:
         seat = _Seat(runner, table)
+        game: _Game | None = None
         try:
             seat.wait(table.open())
             kept = Transcript(transcript, settings.label_producer) if transcript else None
@@ -60,7 +65,27 @@ def play(
         except KeyboardInterrupt:
             return GOOD
         finally:
+            if record is not None and game is not None and game.session_id:
+                _record(seat, settings, game.session_id, record)
             runner.run(table.close())
+
+
+def _refuse_file(record: Path) -> None:
+    """Refuse a file that can't become a recording, before anything is played. Raises UsageError."""
+    from server.bench.record import refuse_file  # noqa: PLC0415 - most plays are not recorded
+
+    refuse_file(record, "--record")
+
+
+def _record(seat: _Seat, settings: Settings, session_id: str, file: Path) -> None:
+    """Write the play down as a replay, as far as it went; where that can't be, say why."""
+    from server.bench.record import keep  # noqa: PLC0415 - the same
+
+    try:
+        click.echo(keep(file, seat.wait(seat.table.replay(session_id)), settings), err=True)
+    except (Refused, OSError) as error:
+        hint = f". {error.hint}" if isinstance(error, Refused) else ""
+        click.echo(f"--record: {getattr(error, 'message', error)}{hint}", err=True)
 
 
 def _table(settings: Settings, url: str | None, token: str | None) -> tuple[Table, str | None]:
@@ -97,6 +122,7 @@ class _Game:
         self._language = language or "en"
         self._teller = ""
         self._telling = Telling(screen, self._language)
+        self.session_id = ""
 
     def play(self, machine: str | None, session_id: str | None, seed: str | None, model: Profile | None) -> int:
         """Begin or go on, then turn by turn to the end; the exit code."""
@@ -105,6 +131,7 @@ class _Game:
         except Refused as refused:
             click.echo(f"{refused.message}. {refused.hint}".strip(), err=True)
             return FINDINGS if refused.error == "machine_fault" else WRONG_USE
+        self.session_id = answer["session"]["session_id"]
         self._open_page(card, answer, model)
         while not answer["session"]["ended"]:
             line = self._screen.ask(answer, self._language)

@@ -65,6 +65,17 @@ class Local:
             raise Refused.of(_decode(body)) from None
         return _decode(played.data)
 
+    async def replay(self, session_id: str) -> str:
+        """A session as a replay's text. Raises Refused."""
+        from runtime.bench.recording import recorded_since_move  # noqa: PLC0415 - most plays are not recorded
+        from runtime.export import survey  # noqa: PLC0415 - the same
+
+        try:
+            about = await survey(self._runtime, session_id)
+            return "".join(await recorded_since_move(self._runtime.store, about, "asked"))
+        except Refusal as refusal:
+            raise Refused(refusal.code, refusal.message, refusal.hint) from None
+
     @property
     def keeps_sessions(self) -> bool:
         """Whether a journal keeps them; memory does not."""

@@ -74,6 +74,20 @@ class Remote:
         except ValueError as error:
             raise self._stranger() from error
 
+    async def replay(self, session_id: str) -> str:
+        """A session as a replay's text; of a machine with secrets, for an operator's token. Raises Refused."""
+        path = f"/sessions/{quote(session_id, safe='')}/export"
+        try:
+            response = await self._opened.get(f"{self._url}{path}", params={"format": "replay"})
+            if response.is_error:
+                self._told(response.json())
+                raise self._stranger()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._silent(error) from error
+        except ValueError as error:
+            raise self._stranger() from error
+        return response.text
+
     @property
     def keeps_sessions(self) -> bool:
         """Whether a session can be gone on with: as far as one can tell from here."""

@@ -80,6 +80,9 @@ class Table(Protocol):
     async def invoke(self, request: Mapping[str, Any], hear: Hear = unheard) -> Answer:
         """Play one event of the contract's shape; `hear` is told of it meanwhile. Raises Refused."""
 
+    async def replay(self, session_id: str) -> str:
+        """A session as a replay's text, as far as it was played. Raises Refused."""
+
     @property
     def keeps_sessions(self) -> bool:
         """Whether a session can be gone on with after this play."""
