@@ -340,7 +340,10 @@ def route(machine: Machine, session: Session, fixed: Mapping[str, Any] = NO_DICE
     if state.is_final:
         return Route(Routing(None, True, ()), (), (), (), ())  # noqa: FBT003 - a Struct's fields
     here = _Here(machine, session, fixed.get(KINDS))
-    looked_at = [_before_choice(here, compiled) for compiled in here.edges]
+    looked_at = [
+        _before_choice(here, compiled) if compiled.reads_option else consider(compiled, here.plain)
+        for compiled in here.edges
+    ]
     choices = _offered(here, looked_at)
     considered = [
         each or _over_choices(here, compiled, choices) for each, compiled in zip(looked_at, here.edges, strict=True)
@@ -469,12 +472,10 @@ def _over_choices(here: _Here, compiled: CompiledEdge, choices: Candidates) -> C
 
 
 def _before_choice(here: _Here, compiled: CompiledEdge) -> Considered | None:
-    """One edge as routing sees it before a choice; None where it asks which option was chosen.
+    """An edge that asks which option was chosen, before one is: None, but for an option's own.
 
-    An option's own edge is open only once it is chosen: until then it depends, or is closed all the same.
+    That is open only once it is chosen: until then it depends, or is closed all the same.
     """
-    if not compiled.reads_option:
-        return consider(compiled, here.plain)
     if not compiled.edge.option:
         return None
     considered = consider(compiled, here.with_choice(Choice(key=compiled.edge.option)))

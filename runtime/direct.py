@@ -62,6 +62,21 @@ class Function(Struct, frozen=True):
     run: Callable[..., Any]
 
 
+class Asked(Struct, frozen=True):
+    """What must be so for an expression to be true: the text that `name` holds is `text`, or what that names."""
+
+    name: str
+    text: str
+    is_name: bool
+
+
+class Direct(Struct, frozen=True):
+    """An expression as closures, and what it asks first of a text, where it does."""
+
+    value: Value
+    asked: Asked | None
+
+
 class _Part(Struct, frozen=True):
     """A part of an expression: the kind of its value (int, bool, str, set), and how it is found.
 
@@ -72,6 +87,7 @@ class _Part(Struct, frozen=True):
     value: Value
     name: str | None = None
     literal: Any = None
+    asked: Asked | None = None
 
 
 class _NotDirectError(Exception):
@@ -80,8 +96,8 @@ class _NotDirectError(Exception):
 
 def direct(
     words: Sequence[Token], types: Mapping[str, str], functions: Mapping[str, Sequence[Function]]
-) -> Value | None:
-    """An expression's value as Python closures; None where it has parts that are CEL's alone.
+) -> Direct | None:
+    """An expression as Python closures; None where it has parts that are CEL's alone.
 
     It must have passed CEL's own check with the same names.
     """
@@ -90,7 +106,7 @@ def direct(
         part = reader.choice()
     except _NotDirectError:
         return None
-    return part.value if reader.is_done else None
+    return Direct(part.value, part.asked) if reader.is_done else None
 
 
 class _Reader:
@@ -154,7 +170,8 @@ class _Reader:
             return parts[0]
         if any(part.kind != "bool" for part in parts):
             raise _NotDirectError
-        return _Part("bool", _decided([part.value for part in parts], decides=decides))
+        asked = None if decides else parts[0].asked
+        return _Part("bool", _decided([part.value for part in parts], decides=decides), asked=asked)
 
     def relation(self) -> _Part:
         """`a < b`, `a == b`, `a in b`; one alone."""
@@ -169,7 +186,8 @@ class _Reader:
         if (sign in _ORDERS and kinds == ("int", "int")) or (
             sign in _EQUALS and kinds[0] == kinds[1] and kinds[0] != "set"
         ):
-            return _Part("bool", _compared(_COMPARISONS[sign], left, right))
+            asked = _asked(left, right) if sign == "==" else None
+            return _Part("bool", _compared(_COMPARISONS[sign], left, right), asked=asked)
         raise _NotDirectError
 
     def sum(self) -> _Part:
@@ -348,6 +366,12 @@ def _negated(part: Value) -> Value:
 
 def _is_in(member: str, members: list[str]) -> bool:
     return member in members
+
+
+def _asked(left: _Part, right: _Part) -> Asked | None:
+    text = right.name or right.literal
+    is_told = left.kind == "str" and left.name is not None and text is not None
+    return Asked(left.name or "", text, right.name is not None) if is_told else None
 
 
 def _compared(compare: Callable[[Any, Any], bool], left: _Part, right: _Part) -> Value:

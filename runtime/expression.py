@@ -20,7 +20,7 @@ from typing import Any, Literal
 from cel_expr_python import cel
 from msgspec import Struct
 
-from runtime.direct import EvaluationError, Function, NotKnown, Unsure, Value, direct
+from runtime.direct import Direct, EvaluationError, Function, NotKnown, Unsure, direct
 from runtime.errors import EdgewiseError
 from runtime.model import INT_MAX, INT_MIN, Expr
 
@@ -140,7 +140,7 @@ class Expression(Struct, frozen=True):
     names: tuple[str, ...]
     program: Any = None
     constant: Any = None
-    direct: Value | None = None
+    direct: Direct | None = None
 
 
 def norm(text: str) -> str:
@@ -269,7 +269,7 @@ class Names:
             raise ExpressionError(1, f"gives a {result.name().lower()}, which no variable can hold")
         return Expression(source, kind, tuple(self._read_by(source)), program, direct=self._direct(source))
 
-    def _direct(self, source: str) -> Value | None:
+    def _direct(self, source: str) -> Direct | None:
         rewritten = _rewritten(source)
         is_whole = not _TOKEN.sub("", rewritten).strip()
         return direct(list(tokens(rewritten)), self.types, _DIRECT) if is_whole else None
@@ -361,7 +361,7 @@ def evaluate(expression: Expression, known: Activation) -> Any:
     """
     if expression.direct is not None:
         try:
-            return expression.direct(known.values)
+            return expression.direct.value(known.values)
         except Unsure:
             pass
     if expression.program is None:

@@ -99,7 +99,8 @@ class Property(Struct, frozen=True):
 class CompiledEdge(Struct, frozen=True, eq=False):
     """An edge with its expressions compiled; compared by identity.
 
-    `reads_option` says whether a guard asks which option was chosen; `full_name` is the edge's.
+    `reads_option` says whether a guard asks which option was chosen; `full_name` is the edge's. `needs` is
+    a variable and the text that it must hold: with another one the edge is closed by its guard.
     """
 
     edge: Edge
@@ -108,6 +109,7 @@ class CompiledEdge(Struct, frozen=True, eq=False):
     learn: tuple[LearnRule, ...]
     reads_option: bool
     full_name: str
+    needs: tuple[str, str] | None = None
 
 
 class Known(Struct, frozen=True):
@@ -252,6 +254,11 @@ def consider(compiled: CompiledEdge, known: Known) -> Considered:
         return Considered(compiled, "closed", "once: used up", known)
     if edge.option and known.option is not None and edge.option != known.option:
         return Considered(compiled, "closed", f"option: {edge.option} was not chosen", known)
+    if compiled.needs is not None:
+        name, needed = compiled.needs
+        held = known.values.values.get(name)
+        if type(held) is str and held != needed:
+            return Considered(compiled, "closed", FALSE, known)
     verdict: Verdict = "depends" if edge.option and known.option is None else "open"
     reason = WAITS if verdict == "depends" else ""
     for guard in compiled.guards:
@@ -439,7 +446,17 @@ def _compiled(
     guards = tuple(names.compile(guard) for guard in (edge.option_guard, edge.guard) if guard is not None)
     rules = tuple(_learn_rule(output, name, rule) for name, rule in learning.items())
     reads_option = any(name.startswith("option.") for guard in guards for name in guard.names)
-    return CompiledEdge(edge, guards, _assigns(names, edge.assign), rules, reads_option, edge.full_name)
+    assigns = _assigns(names, edge.assign)
+    return CompiledEdge(edge, guards, assigns, rules, reads_option, edge.full_name, _needed(definition, guards))
+
+
+def _needed(definition: Definition, guards: tuple[Expression, ...]) -> tuple[str, str] | None:
+    """What the first guard asks first of one variable, so that most edges of a wide state need no second look."""
+    asked = guards[0].direct.asked if guards and guards[0].direct else None
+    if asked is None:
+        return None
+    is_text = not asked.is_name or (asked.text in members_of(definition) and asked.text not in definition.context)
+    return (asked.name, asked.text) if is_text else None
 
 
 def _properties(definition: Definition, places: Mapping[str, str]) -> Iterator[Property]:

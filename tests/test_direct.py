@@ -89,7 +89,8 @@ PLAIN = (
     st.sampled_from(("mood", "payload.text", "lamp", *map(literal, WORDS))),
     st.sampled_from(("bag", "dice.found")),
 )
-EXPRESSIONS = st.one_of(*wider(wider(PLAIN)))
+WIDE = wider(wider(PLAIN))
+EXPRESSIONS, BOOLS = st.one_of(*WIDE), WIDE[1]
 
 
 def outcome(expression, values):
@@ -172,3 +173,20 @@ def test_a_name_that_is_missing_is_said_only_where_the_rest_does_not_decide():
     with pytest.raises(NotKnown) as caught:
         evaluate(expression, activation({"hp": 3}))
     assert caught.value.name == "dice.lucky"
+
+
+@settings(max_examples=100 * SCALE)
+@given(st.sampled_from(('mood == "calm"', "mood == lamp", 'mood == "lamp" && ({})')), BOOLS, VALUES)
+def test_what_an_expression_asks_first_of_a_text_closes_it(pattern, source, values):
+    """Whatever the rest is, missing or erring, it is false where the text is another."""
+    expression = NAMES.compile(pattern.format(source))
+    asked = expression.direct.asked
+    assert (asked.name, asked.text) in (("mood", "calm"), ("mood", "lamp"))
+    assert outcome(expression, {**values, "mood": "灯", "lamp": "lamp"}) == ("bool", False)
+
+
+@pytest.mark.parametrize(
+    "source", ["mood == lamp || ready", "mood != lamp", "ready && mood == lamp", "!(mood == lamp)"]
+)
+def test_what_may_hold_all_the_same_asks_nothing(source):
+    assert NAMES.compile(source).direct.asked is None
