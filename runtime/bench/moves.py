@@ -15,7 +15,7 @@ from runtime.advance import KINDS, begun
 from runtime.bench.replay import Chosen, Expect, Given, Replay, ReplayStep
 from runtime.bench.trial import Step, Trial
 from runtime.errors import Refusal
-from runtime.machine import Considered, Machine
+from runtime.machine import Considered, Machine, asked_ai_state
 from runtime.session import NOTHING, Invoke, Offer, Session
 
 SEED = "explore"
@@ -115,10 +115,10 @@ def replay_of(machine: Machine, moves: Sequence[Move], name: str) -> Replay:
         player_count=begins.get("player_count", 1),
         difficulty=begins.get("difficulty", "NORMAL"),
     )
-    return Replay(name=name, given=given, steps=tuple(map(replay_step, moves)))
+    return Replay(name=name, given=given, steps=tuple(replay_step(machine, each) for each in moves))
 
 
-def replay_step(move: Move) -> ReplayStep:
+def replay_step(machine: Machine, move: Move) -> ReplayStep:
     """A move as a replay's step."""
     chosen = Chosen(key=move.key) if move.key else Chosen(kind=move.kind) if move.kind else None
     return ReplayStep(
@@ -126,9 +126,19 @@ def replay_step(move: Move) -> ReplayStep:
         send=None if chosen else move.event,
         with_=dict(move.payload),
         dice=_all_dice(move),
-        narrate=dict(move.learned) or None,
+        narrate=answered(machine, move.learned) or None,
         after_ms=move.after_ms,
     )
+
+
+def answered(machine: Machine, learned: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model writes that teaches this: what no prompt has as an output, `ai_state` asks for."""
+    prompts = (prompt for variants in machine.prompts.values() for prompt in variants.values())
+    declared = {path.partition(".")[0] for prompt in prompts for path in prompt.fields}
+    inside = {*asked_ai_state(machine.definition)} - declared
+    outputs = {name: value for name, value in learned.items() if name not in inside}
+    told = {name: value for name, value in learned.items() if name in inside}
+    return {**outputs, "ai_state": told} if told else outputs
 
 
 def expecting(step: ReplayStep, came: Step | Refusal, machine: Machine) -> ReplayStep:
