@@ -107,6 +107,7 @@ def check(machines: tuple[str, ...], project: Path | None, form: str, *, strict:
 @cli.command(
     epilog=examples(
         "edgewise coverage haunted_house",
+        "edgewise coverage haunted_house --explore",
         "edgewise coverage --fail-under edges=100,guards=95",
         "edgewise coverage --journal --format html -o coverage.html",
     )
@@ -115,6 +116,7 @@ def check(machines: tuple[str, ...], project: Path | None, form: str, *, strict:
 @click.option(
     "--replays", type=click.Path(exists=True, path_type=Path), help="The tests; the project's replays/ by default."
 )
+@click.option("--explore", is_flag=True, help="What a quick exploration hits, too; and why it doesn't hit the rest.")
 @click.option(
     "--journal", is_flag=True, help="What players hit, too, by the journal; --store and --url say so as well."
 )
@@ -134,7 +136,7 @@ def coverage(**options: Any) -> None:
 
     States, edges, both outcomes of each guard, options, pairs of edges, prompts, endings. What players
     hit stands beside it with --journal: of turns of another version it counts what still exists by its
-    name. A threshold is for tests alone: players prove nothing.
+    name. A threshold is for tests alone, that is for replays and what --explore adds: players prove nothing.
     """
     from server.bench import covering  # noqa: PLC0415 - see the module
 
@@ -249,6 +251,7 @@ def record(**options: Any) -> None:
         "edgewise replay",
         "edgewise replay replays/haunted_house --mode strict",
         "edgewise replay replays/haunted_house/attic.replay.yaml --update",
+        "edgewise replay --url https://stories.example --token TOKEN",
     )
 )
 @click.argument("paths", nargs=-1, type=click.Path(exists=True, path_type=Path), metavar="[FILE|FOLDER]...")
@@ -260,6 +263,8 @@ def record(**options: Any) -> None:
 )  # fmt: skip
 @click.option("--narrator", help="Who tells the turns anew with --mode rerun: openai.")
 @click.option("--update", "is_update", is_flag=True, help="Write what came into `expect` where it differs; not in CI.")
+@click.option("--url", help="Play them against a server: http://127.0.0.1:8000. What only a bench can do is skipped.")
+@click.option("--token", envvar="EDGEWISE_TOKEN", help="The token for --url; an operator's may look at all variables.")
 @format_option
 def replay(**options: Any) -> None:
     """Play the replays of FILEs and FOLDERs (replays/ by default), and hold them to what they expect.

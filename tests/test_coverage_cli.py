@@ -198,6 +198,28 @@ def test_only_the_machines_asked_for_are_measured(bench: Bench):
     assert "no machine 'lmap'. Did you mean 'lamp'?" in none.err
 
 
+# Exploration.
+
+
+def test_an_exploration_counts_as_a_test_and_says_why_it_missed_something(bench: Bench):
+    """The lamp holds one measure of oil, so that nobody ever has two."""
+    bench.write("machines/lamp.yaml", LAMP.replace("guard: oil > 0,", "guard: oil > 1,"))
+    bench.write("replays/lamp/wind.replay.yaml", WIND)
+
+    said = bench.run("--explore", "--fail-under", "endings=100")
+    told = bench.told("--explore")
+
+    assert said.code == 0
+    assert re.search(r" +replays +explored +together\n", said.out)
+    assert re.search(r"endings +0/2 0% +2/2 100% +2/2 100%\n", said.out)
+    assert [each["name"] for each in told["missed"] if each["kind"] in {"edges", "guards"}] == [
+        "HALL.light", "HALL.light is true",
+    ]  # fmt: skip
+    assert all(each["why"] for each in told["missed"] if each["kind"] == "guards")
+    assert told["explored"]["turns"] > 0
+    assert told["explored"]["bounded"]
+
+
 # Thresholds.
 
 

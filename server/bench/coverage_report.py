@@ -31,6 +31,14 @@ class OfReplays(Struct, frozen=True):
     failed: tuple[str, ...] = ()
 
 
+class Explored(Struct, frozen=True):
+    """What an exploration hit, and why it didn't hit the rest, by kind and key; what it left out, in sentences."""
+
+    coverage: Coverage
+    why: Mapping[tuple[str, Any], str] = {}
+    bounded: tuple[str, ...] = ()
+
+
 class Under(Struct, frozen=True):
     """A kind whose share is under what was asked for, in percent."""
 
@@ -52,7 +60,7 @@ class Report(Struct, frozen=True):
     machine: Machine
     goals: Goals
     replays: OfReplays
-    explored: Coverage | None
+    explored: Explored | None
     journal: Journal | None
     tests: Coverage
     together: Coverage
@@ -61,8 +69,8 @@ class Report(Struct, frozen=True):
     @property
     def columns(self) -> dict[str, Coverage]:
         """What was measured, by its name."""
-        asked = {"explored": self.explored, "players": self.journal.coverage if self.journal else None}
-        found = {"replays": self.replays.coverage, **{name: each for name, each in asked.items() if each is not None}}
+        asked = {"explored": self.explored, "players": self.journal}
+        found = {"replays": self.replays.coverage, **{name: each.coverage for name, each in asked.items() if each}}
         return {**found, "together": self.together} if len(found) > 1 else found
 
     def only_players(self) -> list[tuple[Goal, int]]:
@@ -79,11 +87,11 @@ class Report(Struct, frozen=True):
 
 
 def report_of(
-    machine: Machine, replays: OfReplays, explored: Coverage | None = None, journal: Journal | None = None
+    machine: Machine, replays: OfReplays, explored: Explored | None = None, journal: Journal | None = None
 ) -> Report:
     """The report of a machine."""
     wanted = goals(machine)
-    tests = merged(replays.coverage, explored or Coverage())
+    tests = merged(replays.coverage, explored.coverage if explored else Coverage())
     together = merged(tests, journal.coverage if journal else Coverage())
     return Report(machine, wanted, replays, explored, journal, tests, together, missed(tests, wanted))
 
@@ -104,7 +112,7 @@ def text(report: Report, under: Sequence[Under] = ()) -> Iterator[str]:
     listed = [goal for goal in report.missed if goal.kind != "pairs"]
     if listed:
         yield "  missed:"
-        yield from _indented(f"  {told(goal)}" for goal in sorted(listed, key=lambda goal: goal.place))
+        yield from _indented(f"  {_with_why(report, goal)}" for goal in sorted(listed, key=lambda each: each.place))
     if players := report.only_players():
         yield "  players use and tests don't:"
         yield from _indented(f"  {told(goal)}, {count:,}×" for goal, count in players)
@@ -118,6 +126,16 @@ def _indented(lines: Iterator[str] | Sequence[str]) -> Iterator[str]:
 def told(goal: Goal) -> str:
     """`machines/x.yaml:12 guard COMBAT.hit is false`."""
     return f"{goal.place} {SINGLE[goal.kind]} {goal.name}"
+
+
+def _why(report: Report, goal: Goal) -> str:
+    """What an exploration says of a goal that it didn't hit, '' for nothing."""
+    return report.explored.why.get((goal.kind, goal.key), "") if report.explored else ""
+
+
+def _with_why(report: Report, goal: Goal) -> str:
+    why = _why(report, goal)
+    return f"{told(goal)} ({clean(why)})" if why else told(goal)
 
 
 def _table(report: Report) -> list[list[str]]:
@@ -134,7 +152,7 @@ def _sources(report: Report) -> Iterator[str]:
     replays = report.replays
     yield f"{counted(replays.played, 'replay')}, {counted(replays.coverage.turns, 'turn')}{_failed(replays.failed)}"
     if report.explored is not None:
-        yield f"explored: {counted(report.explored.turns, 'turn')}"
+        yield f"explored: {counted(report.explored.coverage.turns, 'turn')}; " + "; ".join(report.explored.bounded)
     if report.journal is not None:
         yield f"players: {report.journal.said}"
     if rungs := report.together.rungs:
@@ -154,10 +172,11 @@ def _failed(ids: Sequence[str]) -> str:
 def as_json(report: Report, under: Sequence[Under] = ()) -> dict[str, Any]:
     """One machine's report.
 
-    `machine`, `version`, `digest`; `replays` {played, failed, turns}, `explored` {turns} or null, `journal`
-    {sessions, turns, other_versions} or null; `shares` by source and kind {hit, total, percent}; `missed`
-    [{kind, name, file, line, col}] of what tests don't hit, pairs too; `only_players` [{edge, turns, file,
-    line}]; `hits` by source, as `coverage.plain` has them; `under` [{kind, percent, wanted}].
+    `machine`, `version`, `digest`; `replays` {played, failed, turns}, `explored` {turns, bounded} or null,
+    `journal` {sessions, turns, other_versions} or null; `shares` by source and kind {hit, total, percent};
+    `missed` [{kind, name, file, line, col, why}] of what tests don't hit, pairs too (`why` is what the
+    exploration says, or ''); `only_players` [{edge, turns, file, line}]; `hits` by source, as
+    `coverage.plain` has them; `under` [{kind, percent, wanted}].
     """
     journal = report.journal
     return {
@@ -169,10 +188,10 @@ def as_json(report: Report, under: Sequence[Under] = ()) -> dict[str, Any]:
             "failed": list(report.replays.failed),
             "turns": report.replays.coverage.turns,
         },
-        "explored": None if report.explored is None else {"turns": report.explored.turns},
+        "explored": None if report.explored is None else _explored(report.explored),
         "journal": None if journal is None else _journal(journal),
         "shares": {name: _shares(coverage, report.goals) for name, coverage in report.columns.items()},
-        "missed": [_goal(goal) for goal in report.missed],
+        "missed": [_goal(goal) | {"why": _why(report, goal)} for goal in report.missed],
         "only_players": [
             {"edge": goal.key, "turns": count, "file": goal.place.file, "line": goal.place.line}
             for goal, count in report.only_players()
@@ -180,6 +199,10 @@ def as_json(report: Report, under: Sequence[Under] = ()) -> dict[str, Any]:
         "hits": {name: plain(coverage) for name, coverage in report.columns.items()},
         "under": [{"kind": each.kind, "percent": each.share.percent, "wanted": each.wanted} for each in under],
     }
+
+
+def _explored(explored: Explored) -> dict[str, Any]:
+    return {"turns": explored.coverage.turns, "bounded": list(explored.bounded)}
 
 
 def _journal(journal: Journal) -> dict[str, int]:

@@ -15,6 +15,7 @@ import click
 from runtime import loader
 from runtime.bench.against import findings_against
 from runtime.bench.coverage import KINDS, Coverage, Kind, covered, merged
+from runtime.bench.explore import quick
 from runtime.bench.player import played
 from runtime.bench.pool import cores, shared_out
 from runtime.bench.replay import Replay
@@ -23,7 +24,7 @@ from runtime.errors import DesignError, Finding
 from runtime.machine import Machine
 from runtime.request import nearest
 from server.bench.coverage_html import page
-from server.bench.coverage_report import GATED, OfReplays, Report, Under, as_json, report_of, text
+from server.bench.coverage_report import GATED, Explored, OfReplays, Report, Under, as_json, report_of, text
 from server.bench.graph_svg import svg
 from server.bench.graphing import heat_of, machine_named, show
 from server.bench.played import Journal, played_in_journal
@@ -53,11 +54,14 @@ def cover(options: dict[str, Any]) -> int:
 
 def _reports(machines: Mapping[str, Machine], options: dict[str, Any]) -> list[Report]:
     """A report for each machine; where the journal can't be asked the command ends."""
-    folder, jobs = options.pop("replays"), options.pop("jobs")
+    folder, jobs = options.pop("replays"), options.pop("jobs") or cores()
     project = options.get("project") or Path()
-    tested = played_all(project, machines, folder or project / REPLAYS, jobs or cores())
+    tested = played_all(project, machines, folder or project / REPLAYS, jobs)
+    explored = explored_all(project, machines, jobs) if options.pop("explore") else {}
     journals = _journals(machines, options)
-    return [report_of(machine, tested[name], journal=journals.get(name)) for name, machine in machines.items()]
+    return [
+        report_of(machine, tested[name], explored.get(name), journals.get(name)) for name, machine in machines.items()
+    ]
 
 
 def _journals(machines: Mapping[str, Machine], options: dict[str, Any]) -> dict[str, Journal]:
@@ -153,6 +157,22 @@ def play_one(asked: Asked) -> tuple[Coverage, str]:
     machine = _loaded(project)[replay.given.machine]
     result = asyncio.run(played(replay, machine))
     return covered(machine, [came.turn for came in result.came if came.turn is not None]), result.verdict
+
+
+def explored_all(project: Path, machines: Mapping[str, Machine], jobs: int) -> dict[str, Explored]:
+    """What a quick exploration hits of each machine."""
+    names = list(machines)
+    items = [(str(project), name) for name in names]
+    found = shared_out(explore_one, items, jobs, prepare, (str(project),))
+    return {names[number]: explored for number, explored in found}
+
+
+def explore_one(asked: tuple[str, str]) -> Explored:
+    """What a quick exploration hits of one machine."""
+    project, name = asked
+    explored = quick(_loaded(project)[name])
+    why: dict[tuple[str, Any], str] = {(goal.kind, goal.key): said for goal, said in explored.not_covered}
+    return Explored(explored.coverage, why, explored.bounded)
 
 
 def prepare(project: str) -> None:
