@@ -60,7 +60,8 @@ class Spent(Exception):
 class Node(Struct):
     """A session that was reached: from which node, by which move, at which depth; what came of it.
 
-    `parent` is -1 for a first turn. `following` are the nodes that it leads to.
+    `parent` is -1 for a first turn. `hits` are the goals of the turn that led here first, `following` the
+    nodes that it leads to.
     """
 
     session: Session
@@ -69,6 +70,7 @@ class Node(Struct):
     move: Move
     depth: int
     edge: str
+    hits: frozenset[GoalKey]
     is_expanded: bool = False
     following: set[int] = set()
 
@@ -96,11 +98,12 @@ class Search:
         self.turns = 0
         self.nodes: list[Node] = []
         self.seen: dict[GoalKey, tuple[int, Move | None]] = {}
-        self.pairs: dict[tuple[str, str], int] = {}
+        self.pairs: dict[tuple[str, str], tuple[int, Move]] = {}
         self.flaws: dict[tuple[str, str], Flaw] = {}
         self.is_exhausted = self.is_late = False
         self._ends_at = None if seconds is None else time.monotonic() + seconds
         self._known: dict[Key, int] = {}
+        self._shared: dict[frozenset[GoalKey], frozenset[GoalKey]] = {}
         self._inputs: dict[tuple[str, str, str], Inputs | None] = {}
         self._clips = _clips(machine, self.conditions)
         self._edges = {each.full_name: each for each in compiled_edges(machine)}
@@ -353,14 +356,15 @@ class Search:
         """What a step shows, and the node that it leads to."""
         before = self.nodes[number].watch if number >= 0 else properties.begun(self.machine)
         watch, broken = properties.followed(self.machine, before, step)
-        arrived = self._node_of(number, move, step, watch)
         certain = settled(self.machine, move, step)
-        for goal in touched(step):
+        hits = frozenset(touched(step))
+        arrived = self._node_of(number, certain, step, watch, hits)
+        for goal in hits:
             if goal not in self.seen:
                 is_there = self.nodes[arrived].parent == number and self.nodes[arrived].move == certain
                 self._saw(goal, arrived if is_there else number, None if is_there else certain)
         if number >= 0:
-            self.pairs.setdefault((self.nodes[number].edge, step.outcome.edge), arrived)
+            self.pairs.setdefault((self.nodes[number].edge, step.outcome.edge), (number, certain))
         for fault in broken:
             self._flawed("property", f"{fault.name}: {fault.rule}: {fault.what}", fault.place, number, certain)
         for each in (*step.considered, *step.routed):
@@ -368,14 +372,15 @@ class Search:
                 name = each.compiled.full_name
                 self._flawed("fault", f"edge {name}: guard `{each.guard}` {each.reason}", name, number, certain)
 
-    def _node_of(self, number: int, move: Move, step: Step, watch: Watch) -> int:
+    def _node_of(self, number: int, move: Move, step: Step, watch: Watch, hits: frozenset[GoalKey]) -> int:
         key = (*self._key(step.after), watch)
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = len(self.nodes)
             depth = self.nodes[number].depth + 1 if number >= 0 else 1
-            certain = settled(self.machine, move, step)
-            self.nodes.append(Node(step.after, watch, number, certain, depth, step.outcome.edge, following=set()))
+            shared = self._shared.setdefault(hits, hits)
+            node = Node(step.after, watch, number, move, depth, step.outcome.edge, shared, following=set())
+            self.nodes.append(node)
         if number >= 0:
             self.nodes[number].following.add(found)
         return found
