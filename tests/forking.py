@@ -175,6 +175,7 @@ def _become(request: Any, streams: list[int]) -> None:
         os.dup2(each, number)
         os.close(each)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    atexit.register(gc.unfreeze)  # what is left at the end is complained of
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])

@@ -22,8 +22,9 @@ from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
+import forking
 import httpx
 import msgspec
 import structlog
@@ -221,9 +222,7 @@ class Process:
     def __enter__(self) -> Self:
         log = self.log.open("a", encoding="utf-8")
         with log:
-            self.child = subprocess.Popen(
-                self.command, env=self.environment, stdout=subprocess.PIPE, stderr=log, text=True, cwd=self.store.parent
-            )
+            self.child, self._stdout = self._begun(log)
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -239,8 +238,7 @@ class Process:
             self.child.kill()
         self.child.wait(PATIENCE_S)
         self._reader.join(PATIENCE_S)
-        assert self.child.stdout is not None
-        self.child.stdout.close()
+        self._stdout.close()
 
     @property
     def log(self) -> Path:
@@ -260,9 +258,22 @@ class Process:
         """The exit code, once it has ended."""
         return self.child.wait(PATIENCE_S)
 
+    def _begun(self, log: IO[str]) -> tuple[Any, IO[str]]:
+        """Its process and what it prints."""
+        read, write = os.pipe()
+        with os.fdopen(write, "wb") as printed, Path(os.devnull).open("rb") as nothing:
+            streams = {"stdin": nothing, "stdout": printed, "stderr": log}
+            begin = forking.started if self._is_forkable() else subprocess.Popen
+            child = begin(self.command, env=self.environment, cwd=self.store.parent, **streams)
+        return child, os.fdopen(read, encoding="utf-8")
+
+    def _is_forkable(self) -> bool:
+        """Workers count in memory that is found while Python imports; --dev starts its own command line again."""
+        is_alone = "EDGEWISE_WORKERS" not in self.environment and "--dev" not in self.command
+        return is_alone and forking.is_forkable(self.command, self.environment)
+
     def _read(self) -> None:
-        assert self.child.stdout is not None
-        for line in self.child.stdout:
+        for line in self._stdout:
             self.said.append(line)
             self._lines.put(line)
         self._lines.put(None)
