@@ -80,6 +80,22 @@ class Owner:
             await asyncio.sleep(self._pause_s)
         raise AssertionError("the last try answers or raises")
 
+    async def exchange(self, method: str, path: str, body: Any = None, *, key: str | None = None) -> bytes:
+        """An answer's envelope as it came, be it a refusal's. Raises Refused where there is none."""
+        try:
+            headers = {"Idempotency-Key": key} if key else {}
+            answer = await self._client.request(method, path, json=body, headers=headers)
+            told = await answer.aread()
+        except httpx.TransportError as error:
+            raise self._silent(error) from error
+        try:
+            envelope = _decode(told)
+            if isinstance(envelope["code"], int) and isinstance(envelope["data"], dict):
+                return told
+        except (msgspec.DecodeError, KeyError, TypeError):
+            pass
+        raise self._stranger()
+
     async def steps(
         self, task: str, body: Any = None, *, lines: AsyncIterator[bytes] | None = None, **query: Any
     ) -> AsyncGenerator[dict[str, Any], None]:

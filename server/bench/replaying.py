@@ -6,7 +6,8 @@ import asyncio
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ from runtime.bench.replay import Replay
 from runtime.bench.replay_file import read_replays, replay_files
 from runtime.bench.updating import NotUpdated, updated
 from runtime.errors import DesignError, Refusal
-from runtime.narrators import Narrator
+from runtime.machine import Machine
 from server.bench.collecting import machine_of, project_of, replays_of
+from server.bench.remote import played_at
 from server.build import narrator_of
 from server.options import settings_of
+from server.owner import Told, owner_of
 from server.tend.changing import whole_file
 from server.tend.pages import clean
 from server.tend.working import ended, told_as_json
@@ -71,6 +74,7 @@ class Report(Struct, frozen=True, kw_only=True):
 
 def replay(options: dict[str, Any]) -> int:
     """Play the replays at some paths; 1 where one of them is bad, else 0. Raises UsageError."""
+    _refuse_mixed(options)
     project, mode = options["project"], options["mode"]
     paths = options["paths"] or [(project or Path()) / REPLAYS]
     files = replay_files(paths)
@@ -79,7 +83,9 @@ def replay(options: dict[str, Any]) -> int:
         raise click.UsageError(f"no *.replay.yaml is in {where}. `edgewise record` makes one of a session.")
     notes = _updates(files, project, mode) if options["is_update"] else []
     items, reports = _read(files, project, mode)
-    if mode == "rerun":
+    if options["url"]:
+        reports += _played_elsewhere(items, options, notes)
+    elif mode == "rerun":
         reports += _told_anew(items, options)
     else:
         reports += _played(items, options["jobs"] or cores())
@@ -113,10 +119,46 @@ def _played(items: Sequence[Item], jobs: int) -> list[Report]:
 
 
 def _play(item: Item) -> Report:
-    return asyncio.run(_report(item, None))
+    return asyncio.run(_report(item, partial(played, mode=item.mode)))
 
 
-async def _report(item: Item, narrator: Narrator | None) -> Report:
+def _refuse_mixed(options: Mapping[str, Any]) -> None:
+    """Refuse what a server elsewhere can't be asked. Raises UsageError."""
+    if options["url"] and (options["mode"] != "structure" or options["is_update"]):
+        raise click.UsageError("--url plays by the rules of a server: leave out --mode and --update.")
+
+
+def _played_elsewhere(items: Sequence[Item], options: dict[str, Any], notes: list[str]) -> list[Report]:
+    """A report of each, as a server plays it; noted is which machines it has in another version."""
+    settings = settings_of({"project": options["project"]})
+    reports: list[Report] = []
+
+    async def work() -> int:
+        async with owner_of(settings, Told(options["url"], options["token"])) as owner:
+            served = {each["name"]: each["digest"] for each in (await owner.ask("GET", "/machines"))["items"]}
+            reports.extend([replace(await _report(item, partial(played_at, owner)), run="") for item in items])
+        for name in sorted({item.replay.given.machine for item in items}):
+            notes.extend(_otherwise(name, served, items))
+        return 0
+
+    if code := ended(work()):
+        sys.exit(code)
+    return reports
+
+
+def _otherwise(name: str, served: Mapping[str, str], items: Sequence[Item]) -> Iterator[str]:
+    """What is said of a machine that a server has otherwise, or not at all."""
+    project = next(item.project for item in items if item.replay.given.machine == name)
+    try:
+        own = machine_of(project, name).digest
+    except (DesignError, Refusal):
+        return
+    if served.get(name, own) != own:
+        yield f"machine '{name}' of the server is another version than this project's"
+
+
+async def _report(item: Item, play: Callable[[Replay, Machine], Awaitable[Result]]) -> Report:
+    """A report of a replay, as it is played; of what can't be played, what is wrong with it."""
     try:
         machine = machine_of(item.project, item.replay.given.machine)
         if findings := findings_against(machine, item.replay):
@@ -125,7 +167,7 @@ async def _report(item: Item, narrator: Narrator | None) -> Report:
         return _faulty(item, (f"machine '{item.replay.given.machine}': {each}" for each in error.findings))
     except Refusal as refusal:
         return _faulty(item, [f"{refusal.message}. {refusal.hint}"])
-    return _told(await played(item.replay, machine, narrator, item.mode))
+    return _told(await play(item.replay, machine))
 
 
 def _faulty(item: Item, lines: Iterable[str]) -> Report:
@@ -155,7 +197,7 @@ def _told_anew(items: Sequence[Item], options: dict[str, Any]) -> list[Report]:
     async def work() -> list[Report]:
         await narrator.open()
         try:
-            return [await _report(item, narrator) for item in items]
+            return [await _report(item, partial(played, narrator=narrator, mode=item.mode)) for item in items]
         finally:
             await narrator.close()
 
