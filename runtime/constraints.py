@@ -117,6 +117,8 @@ def bounds_of(machine: Machine, constraints: Constraints) -> Bounds:
 
 def terms_of(machine: Machine, constraints: Constraints) -> tuple[str, ...]:
     """What stands in no text of a session: its own terms, then those that its rating excludes beside them."""
+    if constraints.content_rating is None:
+        return constraints.forbidden_terms
     rated = machine.pack_for(constraints.language).terms_at(constraints.content_rating)
     return united(constraints.forbidden_terms, rated) if rated else constraints.forbidden_terms
 
@@ -200,6 +202,7 @@ def _speaks_english(text: str) -> bool:
     return far_east <= _STRAY_LETTERS and latin >= _MIN_LATIN_SHARE * (letters - far_east)
 
 
+@lru_cache(maxsize=1024)
 def same_words(text: str) -> str:
     """Equal for texts that read alike: case, width, blanks and punctuation make no difference.
 

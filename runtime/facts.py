@@ -77,7 +77,7 @@ def _quantity(
 ) -> Quantity:
     before, after = changes.get(name, (context[name], context[name]))
     known = (before, after, variable.min, variable.max, _size(before, after))
-    names = tuple(dict.fromkeys(filter(None, (_plain(label), name.replace("_", " ")))))
+    names = tuple(dict.fromkeys(filter(None, (_plain_label(label), name.replace("_", " ")))))
     return Quantity(names, frozenset(float(each) for each in known if isinstance(each, int | float)))
 
 
@@ -91,11 +91,11 @@ def _endings(machine: Machine, session: Session) -> Iterator[str]:
     """The titles of endings that this turn did not reach, as a text would write them."""
     definition, language = machine.definition, session.constraints.language
     titles = {
-        name: _plain(said_in(state.ending.title, language, definition.language))
+        name: _plain_label(said_in(state.ending.title, language, definition.language))
         for name, state in definition.states.items()
         if state.ending
     }
-    right = {titles.get(session.state, ""), _plain(said_in(definition.title, language, definition.language))}
+    right = {titles.get(session.state, ""), _plain_label(said_in(definition.title, language, definition.language))}
     yield from dict.fromkeys(title for title in titles.values() if title and title not in right)
 
 
@@ -134,6 +134,8 @@ def _plain(text: str) -> str:
     return unicodedata.normalize("NFKC", text).translate(_ALIKE).strip()
 
 
+_plain_label = lru_cache(maxsize=1024)(_plain)
+"""The same for what a designer wrote: the labels and titles of each turn."""
 _ALIKE = str.maketrans({"\u2212": "-", "\u2013": "-", "\u0131": "i", "\u0130": "I"})
 """Dashes; and the letters that `re` takes for an `i` in any case, though they are none."""
 

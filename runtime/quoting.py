@@ -92,19 +92,28 @@ def clean(text: str) -> str:
 
 def kind_of(*values: Any) -> type[Quoted] | None:
     """How values made of these are to be quoted; None where nothing in them is."""
-    kinds = set(_kinds(values))
-    return (Spoken if Spoken in kinds else Quoted) if kinds else None
+    return _kind_in(values)
 
 
-def _kinds(values: Iterable[Any]) -> Iterator[type[Quoted]]:
+_PLAIN = frozenset([str, int, float, bool, type(None)])
+"""The types of most values: nothing in them is quoted."""
+
+
+def _kind_in(values: Iterable[Any]) -> type[Quoted] | None:
+    found: type[Quoted] | None = None
     for value in values:
+        if type(value) in _PLAIN:
+            continue
         if isinstance(value, Quoted):
-            yield type(value)
-        elif isinstance(value, Mapping):
-            yield from _kinds(value.keys())
-            yield from _kinds(value.values())
-        elif isinstance(value, list | tuple):
-            yield from _kinds(value)
+            kind: type[Quoted] | None = type(value)
+        elif isinstance(value, dict | Mapping):
+            kind = _kind_in((*value.keys(), *value.values()))
+        else:
+            kind = _kind_in(value) if isinstance(value, list | tuple) else None
+        if kind is Spoken:
+            return kind
+        found = found or kind
+    return found
 
 
 def like(made: Any, *sources: Any) -> Any:

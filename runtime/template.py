@@ -97,7 +97,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """A map's value, or a loop's; no Python attribute is ever read."""
-        if isinstance(obj, Mapping):
+        if isinstance(obj, dict | Mapping):
             return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
         if isinstance(obj, LoopContext) and attribute in _LOOP:
             return getattr(obj, attribute)
@@ -132,7 +132,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 def _size(value: object) -> int:
-    return len(value) if isinstance(value, str | list | tuple | Mapping) else 1
+    return len(value) if isinstance(value, str | list | tuple | dict | Mapping) else 1
 
 
 def _metered(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -577,12 +577,15 @@ _BROKEN = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, 
 
 def render_template(template: Template, inputs: Mapping[str, Any], budget: Budget) -> str:
     """The text. Raises PromptError for an undefined value, a wrong type, or too much of anything."""
-    context = template.compiled.new_context({**inputs, _WORK: budget})
-    chunks = []
+    context = template.compiled.new_context({**inputs, _WORK: budget}, shared=True)
+    chunks, left = [], budget.chars
     try:
         for chunk in template.compiled.root_render_func(context):
-            budget.emit(len(chunk))
+            left -= len(chunk)
+            if left < 0:
+                break
             chunks.append(chunk)
+        budget.emit(budget.chars - left)
     except (PromptError, TemplateError, *_BROKEN) as error:
         message = error.message if isinstance(error, PromptError) else str(error)
         raise PromptError(message or "broken", file=template.source.file, line=_line_of(error, template)) from error

@@ -7,6 +7,7 @@ the same for every model, and not far off for Chinese and English, mixed in one 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 # Source: api-docs.deepseek.com/quick_start/token_usage (one English character is about 0.3 tokens, one Chinese
 # about 0.6). OpenAI's rule of four English characters to a token is below that: the larger estimate keeps a budget.
@@ -17,6 +18,7 @@ _WIDE = re.compile("[\u0900-\uffff]+")
 _RARE = re.compile("[\U00010000-\U0010ffff]+")
 
 
+@lru_cache(maxsize=1024)
 def roughly(text: str) -> int:
     """About how many tokens a text takes, rounded up; 0 for the empty text."""
     wide = rare = 0
