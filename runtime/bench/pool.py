@@ -19,9 +19,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _nothing() -> None:
+    """No setup; a function of this module, so that a process can be told of it."""
+
+
 def shared_out(
     work: Callable[[Item], Result], items: Sequence[Item], jobs: int,
-    setup: Callable[..., None] = lambda: None, args: tuple[Any, ...] = (),
+    setup: Callable[..., None] = _nothing, args: tuple[Any, ...] = (),
 ) -> Iterator[tuple[int, Result]]:  # fmt: skip
     """Each item's number and result, as they come; in order, in this process, with `jobs` 1.
 
