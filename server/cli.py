@@ -14,7 +14,7 @@ from typing import Any
 import rich_click as click
 
 from runtime.errors import DesignError, EdgewiseError, Refusal
-from server.bench.commands import mutate
+from server.bench.commands import mutate, test
 from server.fake.command import fake_llm
 from server.options import examples, format_option, project_option, settings_of, tends
 from server.tend.db import db, ledger, migrate
@@ -222,9 +222,10 @@ def doctor(form: str, **options: Any) -> None:
         "edgewise record SESSION",
         "edgewise record SESSION --output replays/haunted_house/the_lamp_breaks.replay.yaml",
         "edgewise record SESSION --url https://stories.example --token TOKEN",
+        "edgewise record --again replays/haunted_house/the_lamp_breaks.replay.yaml",
     )
 )
-@click.argument("session")
+@click.argument("session", required=False)
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
     help="The file; replays/MACHINE/SESSION.replay.yaml by default.",
@@ -233,6 +234,11 @@ def doctor(form: str, **options: Any) -> None:
 @click.option(
     "--prompts", "is_whole", is_flag=True, help="Keep the prompt of every turn, not only of those that a model told."
 )
+@click.option(
+    "--again", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+    help="Ask the model again for each turn of a recording whose prompt is not the recorded one, and write it anew.",
+)  # fmt: skip
+@click.option("--narrator", help="Who tells the turns of --again: openai.")
 @tends
 @format_option
 def record(**options: Any) -> None:
@@ -314,7 +320,7 @@ def schema() -> None:
     click.echo(json.dumps(loader.schema(), ensure_ascii=False, indent=2))
 
 
-for command in (sessions, db, ledger, migrate, fake_llm, mutate):
+for command in (sessions, db, ledger, migrate, fake_llm, mutate, test):
     cli.add_command(command)
 
 

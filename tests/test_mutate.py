@@ -146,7 +146,7 @@ def test_the_play_that_is_given_for_a_survivor_kills_it() -> None:
     survivors = [each for each in judge(FIGHT, WIN) if each.fate == "survived"]
     assert survivors
 
-    chosen = killers(files, survivors)
+    chosen = [killer for _, killer in killers(files, survivors)]
     again = dict(judged(files, (*replays(WIN), *chosen)))
 
     assert 0 < len(chosen) < len(survivors)

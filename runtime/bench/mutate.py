@@ -85,16 +85,19 @@ def passes(replay: Replay, machine: Machine) -> bool:
     return played_by_rules(replay, machine).verdict == "passed"
 
 
-def killers(files: Mapping[str, str], found: Iterable[Judged]) -> tuple[Replay, ...]:
-    """Replays that would have noticed the survivors, as far as exploration has come to any; few, not the fewest."""
+def killers(files: Mapping[str, str], found: Iterable[Judged]) -> tuple[tuple[Mutant, Replay], ...]:
+    """Replays that would have noticed the survivors, as far as exploration has come to any; few, not the fewest.
+
+    Each stands with the first mutant that it notices.
+    """
     draft = loader.drafted(files)
-    chosen: list[Replay] = []
+    chosen: list[tuple[Mutant, Replay]] = []
     for each in found:
         if each.killer is None:
             continue
         machine = mutated(draft, files, each.mutant)
-        if not isinstance(machine, Finding) and all(passes(killer, machine) for killer in chosen):
-            chosen.append(each.killer)
+        if not isinstance(machine, Finding) and all(passes(killer, machine) for _, killer in chosen):
+            chosen.append((each.mutant, each.killer))
     return tuple(chosen)
 
 
@@ -174,10 +177,10 @@ class _Bench:
         self, mutant: Mutant, machine: Machine, sample: Sample, names: tuple[str, ...], over: tuple[str, ...],
         turns: int,
     ) -> Judged:  # fmt: skip
-        killer = telling_apart(self._explored, sample, names, self._machine, f"{mutant.what}: {mutant.diff}")
+        killer = telling_apart(self._explored, sample, names, self._machine, f"{mutant.what}, {mutant.kind}")
         last = killer.steps[-1]
         sent = f"choose {last.choose.key or last.choose.kind}" if last.choose else f"send {last.send}"
-        by = f"step {len(killer.steps)} of a play, {sent}: {', '.join(names)}"
+        by = f"{len(killer.steps)} turns in, {sent}: otherwise in {', '.join(names)}"
         tells = passes(killer, self._machine) and not passes(killer, machine)
         return Judged(
             mutant=mutant, fate="survived", by=by, over=over, turns=turns, killer=killer if tells else None

@@ -51,3 +51,47 @@ def mutate(**options: Any) -> None:
     from server.bench import mutating  # noqa: PLC0415 - see the module
 
     sys.exit(mutating.mutate(options))
+
+
+@click.command(
+    epilog=examples(
+        "edgewise test",
+        "edgewise test haunted_house --mutate",
+        "edgewise test --changed-since origin/main --format github --junit report.xml",
+        "edgewise test --shard 2/5 --budget 60s",
+    )
+)
+@click.argument("machines", nargs=-1, metavar="[MACHINE]...")
+@project_option
+@replays_option
+@jobs_option
+@click.option(
+    "--changed-since", metavar="REV", help="Only machines whose files or replays changed since a git revision."
+)
+@click.option("--shard", metavar="K/N", help="Only the K-th of N parts; each test is in one of them.")
+@click.option(
+    "--budget", metavar="TIME", help="Begin nothing more after this time, like 60s or 2m; what is left out is said."
+)
+@click.option(
+    "--mutate",
+    "is_mutating",
+    is_flag=True,
+    help="Judge mutants too, which takes long; a threshold asks for it as well.",
+)
+@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Write a JUnit report to this file.")
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json", "github"]), default="text",
+    help="github: a note beside each line that something is wrong with.",
+)  # fmt: skip
+def test(**options: Any) -> None:
+    """The whole bench for MACHINES (all by default): check, replays, properties, exploration, coverage.
+
+    A fault, a replay that fails, a property that is broken or anything that exploration finds wrong is a
+    failure. More is asked where `test:` in edgewise.yaml has thresholds, of coverage by replays and of
+    mutants killed, for all machines and for each. What fails is kept in .edgewise/failed/ as a replay.
+
+    Exit code 0: nothing failed, though something may have been left out, which is told first; 1: something did.
+    """
+    from server.bench import testing  # noqa: PLC0415 - see the module
+
+    sys.exit(testing.test(options))

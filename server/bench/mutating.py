@@ -190,11 +190,12 @@ def _written(page: Mutated, files: dict[str, str], folder: Path | None) -> list[
         return []
     machine = loader.load(files)
     folder.mkdir(parents=True, exist_ok=True)
-    found = [each for each in killers(files, page.of("survived")) if _passes_served(each, machine)]
+    found = [pair for pair in killers(files, page.of("survived")) if _passes_served(pair[1], machine)]
     notes = []
-    for killer in found:
-        file = _free(folder, killer.name)
-        file.write_text(written(killer, f"It notices a small fault: {clean(killer.name)}"), encoding="utf-8")
+    for mutant, killer in found:
+        file = _free(folder, mutant.what)
+        comment = clean(f"It notices a small fault in {mutant.what}: {mutant.diff}")
+        file.write_text(written(killer, comment), encoding="utf-8", newline="\n")
         notes.append(f"written: {file}")
     return notes or [f"{page.machine}: no replay could be written that notices more"]
 
@@ -206,6 +207,6 @@ def _passes_served(replay: Replay, machine: Machine) -> bool:
 
 def _free(folder: Path, name: str) -> Path:
     """A file that isn't there yet."""
-    plain = re.sub(r"[^A-Za-z0-9]+", "_", name.partition(":")[0]).strip("_")
+    plain = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")
     names: Iterable[str] = (f"{plain}{number}" for number in ("", *(f"_{each}" for each in range(2, 10_000))))
     return next(file for each in names if not (file := folder / f"mutant_{each}{SUFFIX}").exists())
