@@ -112,8 +112,8 @@ class Draft(Struct, frozen=True, kw_only=True):
 
 
 def option_path(edge: Edge) -> Path:
-    """Where the option of an edge stands."""
-    return edge.path[:5] if edge.option else edge.path[:4]
+    """Where the option of an edge stands; for one under `on` its entry."""
+    return edge.path[:4]
 
 
 def own_path(draft: Draft, edge: Edge, key: str) -> Path:
