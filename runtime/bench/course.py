@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from runtime.bench import properties
 from runtime.bench.expecting import Came, Difference, difference, in_language
 from runtime.bench.modes import Mode, drift
-from runtime.bench.replay import Chosen, Given, Replay, ReplayStep
+from runtime.bench.replay import Chosen, Expect, Given, Replay, ReplayStep
 from runtime.bench.trial import placed
 from runtime.claims import Idempotency
 from runtime.errors import Refusal, ValidationError
@@ -112,8 +112,9 @@ class Course:
         language = came.session.constraints.language if came.session else self._machine.definition.language
         expect = came.step.expect
         if self._mode == "rerun":
-            expect = replace(expect, texts={}, meta={})
-        return difference(came, expect, self._machine, language) or self._broken(came) or self._drifted(came)
+            expect = self._without_prose(expect)
+        found = difference(came, expect, self._machine, language) or self._broken(came)
+        return found or self._drifted(came) or self._unkept(came)
 
     def _broken(self, came: Came) -> Difference | None:
         if came.turn is None or came.is_replayed:
@@ -124,6 +125,21 @@ class Course:
                 came.number, f"properties.{each.name}", each.rule, each.what, f"it stands at {each.place}"
             )
         return None
+
+    def _without_prose(self, expect: Expect) -> Expect:
+        """What is left of an expectation where a model tells anew: neither its words nor what it teaches."""
+        edges = [self._machine.initial, *(each for row in self._machine.table.values() for each in row)]
+        taught = {rule.name for each in edges for rule in each.learn}
+        context = {name: value for name, value in expect.context.items() if name not in taught}
+        return replace(expect, texts={}, meta={}, context=context)
+
+    def _unkept(self, came: Came) -> Difference | None:
+        """A telling anew that broke the contract: the offline narrator had to step in."""
+        if self._mode != "rerun" or came.answer is None or came.prompt is None:
+            return None
+        meta = came.answer["payload"]["meta"]
+        why = "the model's answer broke the rules there, or none came: it was told offline"
+        return Difference(came.number, "meta.fallback", [], meta["fallback"], why) if meta["fallback"] else None
 
     def _drifted(self, came: Came) -> Difference | None:
         recorded = came.step.prompt

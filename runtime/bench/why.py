@@ -74,7 +74,8 @@ def _edges(considered: Iterable[Considered], taken: str = "") -> Iterator[str]:
 
 def edge_line(told: Mapping[str, Any], *, is_taken: bool = False) -> str:
     """`COMBAT.hit is closed: dice.attack >= 10 is false (dice.attack = 3)`; `told` is a `Considered`'s."""
-    read = ", ".join(f"{name} = {flow(value)}" for name, value in told["values"].items())
+    # A member of an enum or a set is a name that reads as itself: it says nothing.
+    read = ", ".join(f"{name} = {flow(value)}" for name, value in told["values"].items() if value != name)
     guard, reason = told["guard"], told["reason"]
     if reason == "guard: false":
         because = f"{guard} is false"
