@@ -15,6 +15,7 @@ import rich_click as click
 
 from runtime.errors import DesignError, EdgewiseError, Refusal
 from server.bench.commands import mutate, test
+from server.bench.explore_commands import explore, paths
 from server.fake.command import fake_llm
 from server.options import examples, format_option, project_option, settings_of, tends
 from server.tend.db import db, ledger, migrate
@@ -320,7 +321,7 @@ def schema() -> None:
     click.echo(json.dumps(loader.schema(), ensure_ascii=False, indent=2))
 
 
-for command in (sessions, db, ledger, migrate, fake_llm, mutate, test):
+for command in (sessions, db, ledger, migrate, fake_llm, mutate, test, explore, paths):
     cli.add_command(command)
 
 

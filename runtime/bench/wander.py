@@ -19,8 +19,9 @@ from runtime.bench.conditions import compiled_edges
 from runtime.bench.coverage import Coverage, Tally, merged
 from runtime.bench.explore import shown
 from runtime.bench.finding import Bug, Kind
-from runtime.bench.moves import Move, played_again, settled, tried
+from runtime.bench.moves import Move, played_again, replay_of, settled, tried
 from runtime.bench.places import Atlas
+from runtime.bench.replay import Expect, Replay, Text
 from runtime.bench.search import openings
 from runtime.bench.trial import Step, Trial
 from runtime.bench.values import learnable, members, nested, payload_values
@@ -58,7 +59,7 @@ class Wandered(Struct, frozen=True, kw_only=True):
 
     `endings` has '' for plays that ended nowhere. `values` has each shown variable's values, with members
     of sets counted alone. `repeats` counts plays in which a sentence was told again, `told` those in which
-    it was told at all.
+    it was told at all; `examples` has for each the shortest such play, up to the turn that tells it again.
     """
 
     plays: int = 0
@@ -71,6 +72,7 @@ class Wandered(Struct, frozen=True, kw_only=True):
     bugs: tuple[Bug, ...] = ()
     repeats: Mapping[str, int] = {}
     told: Mapping[str, int] = {}
+    examples: Mapping[str, Replay] = {}
 
 
 def chunks(wandering: Wandering) -> list[tuple[int, int]]:
@@ -106,7 +108,17 @@ def together(parts: Sequence[Wandered]) -> Wandered:
         bugs=tuple(bugs.values()),
         repeats=_summed([part.repeats for part in parts]),
         told=_summed([part.told for part in parts]),
+        examples=_shortest([part.examples for part in parts]),
     )
+
+
+def _shortest(parts: Sequence[Mapping[str, Replay]]) -> dict[str, Replay]:
+    found: dict[str, Replay] = {}
+    for part in parts:
+        for text, replay in part.items():
+            if text not in found or len(replay.steps) < len(found[text].steps):
+                found[text] = replay
+    return found
 
 
 def _length(bug: Bug) -> int:
@@ -169,6 +181,7 @@ class _Play:
         self.refused = 0
         self.bugs: list[Bug] = []
         self.sentences: Counter[str] = Counter()
+        self.examples: dict[str, Replay] = {}
 
     def run(self) -> None:
         initial = self.machine.initial.edge
@@ -257,7 +270,16 @@ class _Play:
             for breach in text_breaches(path, text, prompt, bounds):
                 what = f"the text at {path} breaks its bounds by {breach.rule}: {breach.message}"
                 self._bug("constraint", what, str(self.walker.atlas.edge(edge)))
-            self.sentences.update(each for each in map(str.strip, sentences(text)) if len(each) >= SHORT)
+            for said in (each for each in map(str.strip, sentences(text)) if len(each) >= SHORT):
+                self.sentences[said] += 1
+                if self.sentences[said] == 2:  # noqa: PLR2004 - told again
+                    self.examples[said] = self._telling(path, said)
+
+    def _telling(self, path: str, said: str) -> Replay:
+        """The play so far, which must tell a sentence at last."""
+        replay = replay_of(self.machine, self.moves, f"told again: {said}")
+        *before, last = replay.steps
+        return replace(replay, steps=(*before, replace(last, expect=Expect(texts={path: Text(contains=said)}))))
 
     def _bug(self, kind: Kind, what: str, where: str, moves: Sequence[Move] | None = None) -> None:
         if any((bug.kind, bug.where) == (kind, where) for bug in self.bugs):
@@ -292,6 +314,7 @@ class _Play:
             bugs=tuple(self.bugs),
             repeats={text: 1 for text, count in self.sentences.items() if count > 1},
             told=dict.fromkeys(self.sentences, 1),
+            examples=self.examples,
         )
 
 
@@ -357,4 +380,6 @@ def repeated(machine: Machine, found: Wandered) -> Iterator[Bug]:
     for text, plays in often:
         told = found.told[text]
         what = f"told again in {plays:,} of the {told:,} plays that told it: {text}"
-        yield Bug(kind="repeats", machine=machine.name, what=what, where=Atlas(machine).file)
+        replay = found.examples[text]
+        seed = replay.given.seed or ""
+        yield Bug(kind="repeats", machine=machine.name, what=what, where=Atlas(machine).file, replay=replay, seed=seed)
