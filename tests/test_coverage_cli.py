@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,13 +12,15 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from conftest import tiny
+from conftest import SCALE, tiny
+from test_graph import SHIPPED
 from test_sessions_cli import Said, _quiet, whole  # noqa: F401 - a fixture
 from test_tending import HALL, TOKENS, served
 
 from runtime import history
 from runtime.bench import journal
-from runtime.bench.coverage import Coverage, goals, read_plain
+from runtime.bench.coverage import Coverage, covered, goals, read_plain
+from runtime.bench.trial import Trial
 from runtime.machine import Machine
 from runtime.model import edges_of
 from runtime.narrators.offline import Offline
@@ -142,6 +145,7 @@ def test_what_replays_miss_is_named_by_file_and_line(bench: Bench):
     ]
 
 
+@pytest.mark.slow
 def test_replays_are_added_up_with_all_their_combinations_on_any_number_of_processes(bench: Bench):
     bench.write("replays/lamp/light.replay.yaml", LIGHT)
     bench.write("replays/lamp/wind.replay.yaml", WIND)
@@ -340,6 +344,26 @@ async def test_the_route_is_for_operators(tmp_path: Path):
         refused = await web.refused("coverage", 401)
         player = await web.refused("coverage", 403, headers={"Authorization": "Bearer player-token"})
     assert (refused["error"], player["error"]) == ("unauthenticated", "forbidden")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(SHIPPED))
+async def test_a_journal_counts_what_a_trial_counts_of_the_same_turns(name: str, start: Any):
+    """Edges, guards, pairs: whoever plays, the same turns hit the same."""
+    machine = SHIPPED[name]
+    client, rng = await start(machine), random.Random(name)  # noqa: S311 - no secret
+    trial, first = Trial(machine, tells=True), {"event": machine.definition.first.event, "run_seed": name}
+    await play(client.runtime, Invoke(session_id="s", **first))
+    steps = [trial.begin(Invoke(**first))]
+    while steps[-1].after.offer and len(steps) < 30 * SCALE and not steps[-1].after.ended:
+        chosen = {"selected_option_id": rng.choice(steps[-1].after.offer).id, "payload": {}}
+        await play(client.runtime, Invoke(session_id="s", elapsed_active_seconds=0, **chosen))
+        steps.append(trial.take(steps[-1].after, Invoke(**chosen)))
+
+    last = [step async for step in journal.counted(client.runtime, name)][-1]
+
+    (version,) = last.facts["versions"]
+    assert read_plain(version["coverage"]) == covered(machine, steps)
 
 
 class Forgetful(MemoryStore):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from runtime.document import read
+from runtime.draft import option_path
 from runtime.machine import Machine
 from runtime.model import Edge, Path
 from runtime.places import Places
@@ -67,8 +68,3 @@ class Atlas:
 def file_of(machine: Machine) -> str:
     """The path of a machine's own file in its project."""
     return next(name for name in machine.files if name.startswith("machines/"))
-
-
-def option_path(edge: Edge) -> Path:
-    """Where the option of an edge stands; the edge's own place where it has none."""
-    return edge.path[:4] if edge.option else edge.path

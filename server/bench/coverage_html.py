@@ -13,7 +13,7 @@ from msgspec import Struct
 from runtime.bench.coverage import KINDS, Coverage, Goal, is_hit, shares
 from runtime.bench.places import file_of
 from runtime.model import said_in
-from server.bench.coverage_report import SINGLE, Report, Under, rounded
+from server.bench.coverage_report import SINGLE, Report, Under, rounded, sources
 from server.bench.graph_svg import svg
 from server.bench.marks import Marks
 
@@ -92,7 +92,9 @@ def _shares(report: Report) -> Iterator[str]:
         if found:
             cells = "".join(f"<td>{each.hit:,}/{each.total:,} {rounded(each)}</td>" for each in found)
             yield f'<tr><th scope="row">{kind}</th>{cells}</tr>'
-    yield "</tbody></table>"
+    yield "</tbody></table><ul>"
+    yield from (f"<li>{escape(line.strip())}</li>" for line in sources(report))
+    yield "</ul>"
 
 
 def _only_players(report: Report) -> Iterator[str]:
@@ -117,7 +119,8 @@ def _linked(report: Report, goal: Goal) -> str:
     place = escape(str(goal.place))
     if goal.place.file == file_of(report.machine):
         place = f'<a href="#{_id(report)}-{goal.place.line}">{place}</a>'
-    return f"{place} {SINGLE[goal.kind]} {escape(goal.name)}"
+    name = "" if goal.kind == "prompts" else f" {escape(goal.name)}"
+    return f"{place} {SINGLE[goal.kind]}{name}"
 
 
 def lines_of(report: Report) -> dict[int, Line]:

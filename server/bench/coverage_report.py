@@ -108,7 +108,7 @@ def text(report: Report, under: Sequence[Under] = ()) -> Iterator[str]:
     """The report's lines, without what is missed of pairs: these are counted."""
     yield report.machine.name
     yield from _indented(aligned(_table(report)))
-    yield from _indented(_sources(report))
+    yield from _indented(sources(report))
     listed = [goal for goal in report.missed if goal.kind != "pairs"]
     if listed:
         yield "  missed:"
@@ -124,8 +124,9 @@ def _indented(lines: Iterator[str] | Sequence[str]) -> Iterator[str]:
 
 
 def told(goal: Goal) -> str:
-    """`machines/x.yaml:12 guard COMBAT.hit is false`."""
-    return f"{goal.place} {SINGLE[goal.kind]} {goal.name}"
+    """`machines/x.yaml:12 guard COMBAT.hit is false`; a prompt is named by its place."""
+    name = "" if goal.kind == "prompts" else f" {goal.name}"
+    return f"{goal.place} {SINGLE[goal.kind]}{name}"
 
 
 def _why(report: Report, goal: Goal) -> str:
@@ -148,11 +149,13 @@ def _cell(share: Share) -> str:
     return f"{share.hit:,}/{share.total:,} {rounded(share)}"
 
 
-def _sources(report: Report) -> Iterator[str]:
+def sources(report: Report) -> Iterator[str]:
+    """Where the figures come from, what was left out, and which rungs told; in lines."""
     replays = report.replays
     yield f"{counted(replays.played, 'replay')}, {counted(replays.coverage.turns, 'turn')}{_failed(replays.failed)}"
     if report.explored is not None:
-        yield f"explored: {counted(report.explored.coverage.turns, 'turn')}; " + "; ".join(report.explored.bounded)
+        yield f"explored: {counted(report.explored.coverage.turns, 'turn')}"
+        yield from (f"  {each}" for each in report.explored.bounded)
     if report.journal is not None:
         yield f"players: {report.journal.said}"
     if rungs := report.together.rungs:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -30,11 +30,13 @@ from server.bench.graphing import heat_of, machine_named, show
 from server.bench.played import Journal, played_in_journal
 from server.options import settings_of
 from server.owner import Told, owner_of
-from server.tend.working import ended
+from server.tend.working import bar, ended
 
 REPLAYS = "replays"
 """Where a project's replays stand."""
 FAILED = ("failed", "xpassed")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Asked = tuple[str, Replay]
 """The project's folder, and a replay of one of its machines."""
 
@@ -127,7 +129,7 @@ def played_all(project: Path, machines: Mapping[str, Machine], folder: Path, job
     items: list[Asked] = [(str(project), each) for each in replays]
     parts: dict[str, list[Coverage]] = {name: [] for name in machines}
     failed: dict[str, list[str]] = {name: [] for name in machines}
-    for number, (coverage, verdict) in shared_out(play_one, items, jobs, prepare, (str(project),)):
+    for number, (coverage, verdict) in _shown("playing replays", items, play_one, project, jobs):
         replay = replays[number]
         parts[replay.given.machine].append(coverage)
         if verdict in FAILED:
@@ -163,8 +165,19 @@ def explored_all(project: Path, machines: Mapping[str, Machine], jobs: int) -> d
     """What a quick exploration hits of each machine."""
     names = list(machines)
     items = [(str(project), name) for name in names]
-    found = shared_out(explore_one, items, jobs, prepare, (str(project),))
+    found = _shown("exploring", items, explore_one, project, jobs)
     return {names[number]: explored for number, explored in found}
+
+
+def _shown(
+    doing: str, items: Sequence[Item], work: Callable[[Item], Result], project: Path, jobs: int
+) -> Iterator[tuple[int, Result]]:
+    """Work shared out over processes, with a bar on a terminal."""
+    with bar(doing) as (shown, task):
+        shown.update(task, total=len(items))
+        for found in shared_out(work, items, jobs, prepare, (str(project),)):
+            shown.advance(task)
+            yield found
 
 
 def explore_one(asked: tuple[str, str]) -> Explored:

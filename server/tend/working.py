@@ -85,12 +85,12 @@ async def _as_lines(steps: Steps) -> Mapping[str, Any]:
 
 async def _as_bar(steps: Steps, doing: str) -> Mapping[str, Any]:
     last: Mapping[str, Any] = {}
-    with _bar(doing) as (bar, task):
+    with bar(doing) as (shown, task):
         async for last in steps:
             if last["type"] == "progress":
-                bar.update(task, completed=last["done"], total=last["total"] or None)
+                shown.update(task, completed=last["done"], total=last["total"] or None)
             elif last["type"] == "found":
-                _say(bar, finding(last))
+                _say(shown, finding(last))
     return last
 
 
@@ -122,7 +122,7 @@ def _told(value: Any) -> str:
 
 
 @contextmanager
-def _bar(doing: str) -> Iterator[tuple[Progress, TaskID]]:
+def bar(doing: str) -> Iterator[tuple[Progress, TaskID]]:
     """A progress bar on standard error, where that is a terminal."""
     from rich import progress  # noqa: PLC0415 - takes longer to import than a list to print
     from rich.console import Console  # noqa: PLC0415 - the same
@@ -137,13 +137,13 @@ def _bar(doing: str) -> Iterator[tuple[Progress, TaskID]]:
     is_live = console.is_terminal
     with progress.Progress(
         *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False, disable=not is_live
-    ) as bar:
-        yield bar, bar.add_task(doing, total=None)
+    ) as shown:
+        yield shown, shown.add_task(doing, total=None)
 
 
-def _say(bar: Progress, line: str) -> None:
+def _say(shown: Progress, line: str) -> None:
     """Print a line, above the bar where both are on the terminal."""
-    if not bar.disable and sys.stdout.isatty():
-        bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if not shown.disable and sys.stdout.isatty():
+        shown.console.print(line, markup=False, highlight=False, soft_wrap=True)
     else:
         click.echo(line)
