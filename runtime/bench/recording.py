@@ -7,7 +7,7 @@ told stands with it, made again from the journal, so that a change of a prompt c
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -240,16 +240,21 @@ def _dice(entry: Entry, left: Session) -> Parts:
 
 
 def narrated(entry: Entry) -> Parts:
-    """What the model answered and what passed unmended, in the form in which it answers; {} where it didn't."""
+    """What the model answered; {} where it didn't."""
     meta = read_answer(entry.answer).payload.meta
-    if not meta.ai_generated:
-        return {}
-    learned, told = entry.narration.get("learned", {}), entry.narration
+    return answered(entry.narration, meta.fallback) if meta.ai_generated else {}
+
+
+def answered(told: Mapping[str, Any], fallback: tuple[str, ...]) -> Parts:
+    """What a model answered and what passed unmended, in the form in which it answers.
+
+    `told` has `output`, `ai_state`, `options` and `learned` of its narration, `fallback` what others told.
+    """
+    learned, words = told.get("learned", {}), told.get("ai_state", {})
     answer = {name: value for name, value in learned.items() if name in told["output"]}
-    words = told.get("ai_state", {})
     remembered = {name: words[name] for name in words if name in learned and name not in answer}
     options = [{"key": key, "text": text} for key, text in told.get("options", {}).items()]
-    is_whole = not any(path.partition(".")[0] in ("options", "*") for path in meta.fallback)
+    is_whole = not any(path.partition(".")[0] in ("options", "*") for path in fallback)
     more = {"ai_state": remembered, "options": options if is_whole else []}
     return answer | {name: value for name, value in more.items() if value}
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from runtime.document import read
 from server.play.table import Refused
 from server.settings import PROJECT_FILE, variables_of
+from server.tend.changing import whole_file
 
 if TYPE_CHECKING:
     from server.settings import Settings
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 SHORTEST = 8
 """Characters: what is shorter stands in any text, and is no key."""
 _NAMED_SECRET = re.compile(r"(KEY|TOKENS?|SECRET|PASSWORD)$", re.IGNORECASE)
+
+
+def write(file: Path, text: str) -> None:
+    """Write a recording, whole or not at all. Raises OSError, FileError."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(file) as out:
+        out.write(text.encode())
 
 
 def refuse_keys(text: str, settings: Settings) -> None:

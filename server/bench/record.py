@@ -24,12 +24,12 @@ from runtime.machine import Machine
 from runtime.narrators.offline import Offline
 from runtime.stores.memory import MemoryStore
 from runtime.turn import Runtime
-from server.bench.keys import refuse_keys
+from server.bench import again
+from server.bench.keys import refuse_keys, write
 from server.options import settings_of
 from server.owner import Owner, Told, owner_of
 from server.play.table import Refused
 from server.settings import Settings
-from server.tend.changing import whole_file
 from server.tend.pages import clean
 from server.tend.reading import path_of
 from server.tend.working import FINDINGS, GOOD, ended
@@ -48,7 +48,18 @@ class Recording(Struct, frozen=True):
 
 
 def record(options: dict[str, Any]) -> NoReturn:
-    """Write a session down as a replay, and end with the exit code: 0 good, 1 it doesn't play so again, 2 wrong use."""
+    """Write a session down as a replay, or a replay anew, and end with the exit code.
+
+    0: good; 1: it doesn't play so again, or can't be told anew; 2: wrong use.
+    """
+    if (options["session"] is None) == (options["again"] is None):
+        raise click.UsageError("name a session, or a file with --again")
+    if options["again"] is not None:
+        again.record(options)
+    _session(options)
+
+
+def _session(options: dict[str, Any]) -> NoReturn:
     told = Told(options["url"], options["token"])
     settings = settings_of({name: options[name] for name in ("project", "store")})
     prompts: Prompts = "all" if options["is_whole"] else "asked"
@@ -118,13 +129,6 @@ def refuse_file(file: Path, option: str, *, is_forced: bool = False) -> None:
     if file.exists() and not is_forced:
         over = ", or write over it with --force" if option == "--output" else ""
         raise click.UsageError(f"{file} exists: name another with {option}{over}")
-
-
-def write(file: Path, text: str) -> None:
-    """Write a recording, whole or not at all. Raises OSError, FileError."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(file) as out:
-        out.write(text.encode())
 
 
 def _report(file: Path, found: Recording, result: Result, settings: Settings, form: str) -> None:
