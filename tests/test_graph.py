@@ -8,11 +8,11 @@ from xml.etree import ElementTree as ET
 
 import click
 import pytest
-from command import ESCAPE
+from command import ESCAPE, edgewise
 from conftest import tiny
 from hypothesis import given
 from hypothesis import strategies as st
-from served import ROOT
+from served import ROOT, Process
 from test_sessions_cli import Desk, _quiet  # noqa: F401 - a fixture
 
 from runtime import loader
@@ -288,3 +288,19 @@ def test_a_session_is_not_drawn_on_another_machine(desk: Desk):
 
     assert said.code == 2
     assert "session 'one' plays hall, and not cave" in said.err
+
+
+@pytest.mark.slow
+def test_while_a_server_holds_the_journal_it_is_asked(tmp_path: Path):
+    """With the lock file's token, and by its URL; sessions are not exported one by one."""
+    held = Desk(tmp_path)
+    held.play("一", 1, 2)
+    with Process(held.project, held.journal, EDGEWISE_OPERATOR_TOKENS="operator") as process:
+        near = edgewise("graph", "hall", "--heat", *held.options)
+        far = edgewise("coverage", "hall", "--project", str(held.project), "--url", process.url, "--token", "operator")
+        logged = process.log.read_text(encoding="utf-8")
+
+    assert "The journal has 3 turns of 1 session." in near.stdout, near.stderr
+    assert "players: 3 turns of 1 session" in far.stdout, far.stderr
+    assert logged.count("/store/coverage") == 2
+    assert "/export" not in logged
