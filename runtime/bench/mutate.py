@@ -180,7 +180,7 @@ class _Bench:
         killer = telling_apart(self._explored, sample, names, self._machine, f"{mutant.what}, {mutant.kind}")
         last = killer.steps[-1]
         sent = f"choose {last.choose.key or last.choose.kind}" if last.choose else f"send {last.send}"
-        by = f"{len(killer.steps)} turns in, {sent}: otherwise in {', '.join(names)}"
+        by = f"turn {len(killer.steps)}, {sent}: {', '.join(names)}"
         tells = passes(killer, self._machine) and not passes(killer, machine)
         return Judged(
             mutant=mutant, fate="survived", by=by, over=over, turns=turns, killer=killer if tells else None

@@ -127,7 +127,8 @@ def told(page: Mutated) -> Iterator[str]:
     rest = f"{score.equivalent:,} probably equivalent, {score.invalid:,} invalid"
     yield f"{page.machine}: {rounded(score)}, {killed}; {rest}"
     if page.unfit:
-        yield f"  {_replays(len(page.unfit))} that fail as it is judge nothing: {_listed(page.unfit)}"
+        fails = "fails as it is and judges" if len(page.unfit) == 1 else "fail as they are and judge"
+        yield clean(f"  {_replays(len(page.unfit))} {fails} nothing: {_listed(page.unfit)}")
     for fate, heading in _HEADINGS.items():
         found = page.of(fate)
         if found:
@@ -147,7 +148,7 @@ def _lines(each: Judged) -> Iterator[str]:
     over = f"played over by {_replays(len(each.over))}: {_listed(each.over)}" if each.over else "no replay comes there"
     yield clean(f"      {over}")
     if each.by:
-        yield clean(f"      what would show: {each.by}")
+        yield clean(f"      would show in {each.by}")
 
 
 def _replays(count: int) -> str:

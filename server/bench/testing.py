@@ -32,7 +32,7 @@ from server.bench.gathering import HOW_TO_MAKE_ONE, REPLAYS, Bundles, bundles_of
 from server.bench.junit import junit
 from server.bench.mutating import Mutated, mutated_of
 from server.bench.mutating import told as told_mutants
-from server.bench.working import EXPLORATION, Done, Task, case_of_findings, done, judged
+from server.bench.working import EXPLORATION, Done, Task, case_of_findings, done, judged, prepare
 from server.settings import PROJECT_FILE
 
 _WORTH_A_PROCESS = 20
@@ -174,16 +174,15 @@ def run(plan: Plan) -> Outcome:
 
 def _tasks(plan: Plan) -> Iterator[Task]:
     """Checks, replays, then explorations, which take longest and of which part of the time is something, too."""
-    project, ends_at = str(plan.project), plan.ends_at
     own = [name for name in plan.bundles if plan.shard.has(name)]
     played = {replay.given.machine for replay in plan.replays}
     for name in plan.bundles:
         if name in own or name in played:
-            yield Task(what="check", project=project, machine=name)
+            yield Task(what="check", machine=name)
     for replay in plan.replays:
-        yield Task(what="replay", project=project, machine=replay.given.machine, replay=replay)
+        yield Task(what="replay", machine=replay.given.machine, replay=replay)
     for name in own:
-        yield Task(what="explore", project=project, machine=name, ends_at=ends_at)
+        yield Task(what="explore", machine=name, ends_at=plan.ends_at)
 
 
 def _all_done(plan: Plan, tasks: Sequence[Task]) -> dict[int, Done]:
@@ -192,7 +191,7 @@ def _all_done(plan: Plan, tasks: Sequence[Task]) -> dict[int, Done]:
     heavy = sum(task.what == "explore" for task in tasks)
     worth = min(plan.jobs, max(1, heavy) + len(plan.replays) // _WORTH_A_PROCESS)
     with click.progressbar(length=len(tasks), label="tests", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
-        for number, each in shared_out(done, tasks, worth):
+        for number, each in shared_out(done, tasks, worth, prepare, (plan.bundles,)):
             came[number] = each
             bar.update(1)
             if plan.time_is_up():

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import cache
-from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
@@ -23,6 +21,7 @@ from runtime.bench.written import written
 from runtime.errors import DesignError, Finding
 from runtime.machine import Machine
 from server.bench.cases import Case, Note
+from server.bench.gathering import Bundles
 from server.tend.pages import clean
 
 EXPLORATION = "quick exploration"
@@ -32,10 +31,9 @@ _PROPERTY = "properties."
 
 
 class Task(Struct, frozen=True, kw_only=True):
-    """One piece of work on one machine of a project. `ends_at` is by the monotonic clock, which processes share."""
+    """One piece of work on one machine. `ends_at` is by the monotonic clock, which processes share."""
 
     what: Literal["check", "replay", "explore"]
-    project: str
     machine: str
     replay: Replay | None = None
     ends_at: float | None = None
@@ -65,27 +63,38 @@ def done(task: Task) -> Done:
     return replace(found, case=replace(found.case, seconds=time.monotonic() - begun))
 
 
-@cache
-def _bundles(project: str) -> Mapping[str, Mapping[str, str]]:
-    return loader.read_project(Path(project))
+class _Here:
+    """The machines of this run, each loaded once in each process."""
+
+    def __init__(self, bundles: Bundles) -> None:
+        self.bundles = bundles
+        self.loaded: dict[str, Machine | None] = {}
+
+    def machine(self, name: str) -> Machine | None:
+        """A machine, None where it has faults."""
+        if name not in self.loaded:
+            try:
+                self.loaded[name] = loader.load(self.bundles[name])
+            except DesignError:
+                self.loaded[name] = None
+        return self.loaded[name]
 
 
-@cache
-def _machine(project: str, name: str) -> Machine | None:
-    """A machine, None where it has faults."""
-    try:
-        return loader.load(_bundles(project)[name])
-    except DesignError:
-        return None
+_HERE: list[_Here] = []
+"""What this process works on: its setup puts it there, once."""
+
+
+def prepare(bundles: Bundles) -> None:
+    """Have this process work on these machines."""
+    _HERE[:] = [_Here(bundles)]
 
 
 # The check.
 
 
 def _checked(task: Task) -> Done:
-    files = _bundles(task.project)[task.machine]
-    case = case_of_findings(task.machine, "check", loader.findings_of(files))
-    machine = _machine(task.project, task.machine)
+    case = case_of_findings(task.machine, "check", loader.findings_of(_HERE[0].bundles[task.machine]))
+    machine = _HERE[0].machine(task.machine)
     if machine is None:
         return Done(case=case)
     return Done(case=case, goals=goals(machine), properties=len(machine.properties))
@@ -118,7 +127,7 @@ def _replayed(task: Task) -> Done:
     replay = task.replay
     if replay is None:
         raise ValueError(task)
-    machine = _machine(task.project, task.machine)
+    machine = _HERE[0].machine(task.machine)
     if machine is None:
         return Done(case=_unplayed(replay, ("its machine has faults",)))
     if findings := findings_against(machine, replay):
@@ -175,7 +184,7 @@ def _broken(result: Result) -> tuple[str, ...]:
 
 
 def _explored(task: Task) -> Done:
-    machine = _machine(task.project, task.machine)
+    machine = _HERE[0].machine(task.machine)
     case = Case(machine=task.machine, what="explore", name=EXPLORATION, verdict="passed")
     if machine is None:
         return Done(case=replace(case, verdict="skipped", lines=("the machine has faults",)))
