@@ -32,7 +32,11 @@ def command(*words: str) -> list[str]:
 
 def edgewise(*words: str, typed: str = "", cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, with its input; what it said is in `stdout` and `stderr`."""
-    whole, env = command(*words), environment(**variables)
+    return finished(command(*words), typed, cwd, environment(**variables))
+
+
+def finished(whole: list[str], typed: str, cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run `python -m …` to its end in a folder and an environment."""
     if len(typed.encode()) <= PIPE_HOLDS and forking.is_forkable(whole, env):
         return _forked(whole, typed, cwd, env)
     return subprocess.run(

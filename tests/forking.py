@@ -181,6 +181,7 @@ def _become(request: Any, streams: list[int]) -> None:
     os.environ.update(request["env"])
     module, *words = request["command"]
     sys.path[0] = request["cwd"]
+    sys.path.extend(path for path in request["env"].get("PYTHONPATH", "").split(os.pathsep) if path not in sys.path)
     sys.argv = [module, *words]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from command import command as own_command
+from command import finished
 from msgspec import Struct
 
 ROOT = Path(__file__).parent.parent
@@ -108,17 +111,29 @@ class Shell:
         self.folder = folder
         self._bin = folder / ".bin"
         self._bin.mkdir(exist_ok=True)
+        mine = {name: value for name, value in os.environ.items() if not name.startswith(("EDGEWISE_", "DEEPSEEK_"))}
+        path = f"{self._bin}{os.pathsep}{os.environ.get('PATH', '')}"
+        self._environment = {**mine, "PATH": path, "PYTHONPATH": str(ROOT)}
+        self._known: set[str] = set()
         for name, module in (("edgewise", "server"), ("pytest", "pytest")):
             stub = self._bin / name
             stub.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n', encoding="utf-8")
             stub.chmod(0o755)
 
+    def run_soon(self, command: str) -> subprocess.CompletedProcess[str]:
+        """The same, by the shell where the command is the first of its kind, and forked where one like it was run."""
+        before, piped, last = command.rpartition(" | ")
+        _, *words = shlex.split(last)
+        kind = " ".join(words[:1])
+        if kind not in self._known or not last.startswith("edgewise ") or set(last) & set("$<>&;*?~"):
+            self._known.add(kind)
+            return self.run(command)
+        typed = self.run(before).stdout if piped else ""
+        return finished(own_command(*words), typed, self.folder, self._environment)
+
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
         """What the command printed; its input is empty."""
-        mine = {name: value for name, value in os.environ.items() if not name.startswith(("EDGEWISE_", "DEEPSEEK_"))}
-        path = f"{self._bin}{os.pathsep}{os.environ.get('PATH', '')}"
-        environment = {**mine, "PATH": path, "PYTHONPATH": str(ROOT)}
         return subprocess.run(
-            ["sh", "-c", command], cwd=self.folder, env=environment, stdin=subprocess.DEVNULL,
+            ["sh", "-c", command], cwd=self.folder, env=self._environment, stdin=subprocess.DEVNULL,
             capture_output=True, text=True, check=False, timeout=300,
         )  # fmt: skip

@@ -23,9 +23,9 @@ from typing import Any
 import httpx
 from clients import Plan, play
 from history_check import Log
-from served import PATIENCE_S, Process
+from served import PATIENCE_S, ROOT, TLS, Process
 
-PROGRAM = Path(__file__).parent / "crashing.py"
+PROGRAM = "crashing"
 
 
 class Mortal(Process):
@@ -38,8 +38,9 @@ class Mortal(Process):
         self, project: Path, store: Path, url: str = "", *, point: str = "", nth: int = 1, more: tuple[str, ...] = ()
     ) -> None:
         super().__init__(project, store)
-        self.command = [sys.executable, str(PROGRAM), "--point", point, "--nth", str(nth), *more]
+        self.command = [sys.executable, "-m", PROGRAM, "--point", point, "--nth", str(nth), *more]
         self.environment |= {
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
             "EDGEWISE_PROJECT": str(project),
             "EDGEWISE_STORE": url or f"duckdb://{store}",
             "EDGEWISE_MACHINE": "rounds",
@@ -51,7 +52,12 @@ class Mortal(Process):
 
     async def stopped(self) -> None:
         """Wait until it has stopped itself."""
-        await asyncio.to_thread(os.waitid, os.P_PID, self.child.pid, os.WSTOPPED | os.WNOWAIT)
+        await asyncio.to_thread(self._stopped)
+
+    def _stopped(self) -> None:
+        status = Path(f"/proc/{self.child.pid}/stat")
+        while status.read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "T":
+            pass
 
 
 class Door:
@@ -84,7 +90,7 @@ class Door:
     @asynccontextmanager
     async def opened(self, server: Mortal, *, alone: bool = False) -> AsyncIterator[None]:
         """Let clients reach a server, for a while: beside the others, or alone."""
-        async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S, trust_env=False, verify=TLS) as http:
             others = self._open
             async with self._changed:
                 self._open = [http] if alone else [*others, http]

@@ -17,7 +17,7 @@ import httpx
 import msgspec
 import pytest
 from conftest import SCALE, tiny
-from served import PATIENCE_S, Server, Web, envelope, facts, runtime_of, seed, serving, shipped
+from served import PATIENCE_S, TLS, Server, Web, envelope, facts, runtime_of, seed, serving, shipped
 
 from runtime.narrators.offline import Offline
 from server import answers
@@ -938,7 +938,9 @@ def test_of_two_turns_at_once_on_a_session_one_is_played(gated):
 
 def test_a_client_that_goes_away_does_not_stop_its_turn(gated):
     server, narrator = gated
-    leaving = httpx.Client(base_url=server.url, trust_env=False, timeout=httpx.Timeout(PATIENCE_S, read=0.05))
+    leaving = httpx.Client(
+        base_url=server.url, trust_env=False, verify=TLS, timeout=httpx.Timeout(PATIENCE_S, read=0.05)
+    )
     with leaving, pytest.raises(httpx.ReadTimeout):
         leaving.post("/invoke", json={"session": {"session_id": "s"}, "payload": {"selected_option_id": 2}})
     assert narrator.waiting.wait(PATIENCE_S)

@@ -282,7 +282,7 @@ def test_keeping_a_journal_works_as_the_page_says(tmp_path):
              "printf '1\\n' | edgewise play --session s1 --store duckdb:data/edgewise.duckdb"]  # fmt: skip
 
     for command in (*begun, *commands):
-        done = shell.run(command)
+        done = shell.run_soon(command)
 
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert len(commands) == 7

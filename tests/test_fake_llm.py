@@ -19,7 +19,7 @@ import pytest
 from command import command, edgewise, environment
 from fake_llm import Asked, FakeLLM, misbehaves
 from msgspec.structs import replace
-from served import PATIENCE_S
+from served import PATIENCE_S, TLS
 from tasks import BOUNDS, task
 
 from runtime.constraints import speaks, validator_for
@@ -51,7 +51,7 @@ def asked(**more: Any) -> Asked:
 @contextmanager
 def client(*faults: str, **manner: Any) -> Iterator[httpx.Client]:
     """A client of a provider that has these faults."""
-    with FakeLLM() as llm, httpx.Client(base_url=llm.url, timeout=PATIENCE_S, trust_env=False) as web:
+    with FakeLLM() as llm, httpx.Client(base_url=llm.url, timeout=PATIENCE_S, trust_env=False, verify=TLS) as web:
         llm.will(misbehaves(*faults, **manner))
         yield web
 
@@ -515,7 +515,9 @@ def running(*words: str, **variables: str) -> Iterator[tuple[subprocess.Popen[st
 def test_the_command_says_where_it_listens_logs_each_request_and_ends_well(number: int):
     with running("--fault", "fences", "--key", "secret-key") as (child, url):
         key = {"Authorization": "Bearer secret-key"}
-        reply = httpx.post(f"{url}/chat/completions", json=request(), headers=key, timeout=PATIENCE_S, trust_env=False)
+        reply = httpx.post(
+            f"{url}/chat/completions", json=request(), headers=key, timeout=PATIENCE_S, trust_env=False, verify=TLS
+        )
         os.kill(child.pid, number)
         _, logged = child.communicate(timeout=PATIENCE_S)
 
@@ -533,7 +535,7 @@ def test_it_speaks_with_a_projects_own_texts():
     texts = "".join(file.read_text("utf-8") for file in project.rglob("offline.*.yaml"))
     with running("--project", str(project)) as (_, url):
         body = request(metadata={}, messages=[{"role": "user", "content": "请用 json 回答接下来发生了什么。"}])
-        text = said(httpx.post(f"{url}/chat/completions", json=body, timeout=PATIENCE_S, trust_env=False))
+        text = said(httpx.post(f"{url}/chat/completions", json=body, timeout=PATIENCE_S, trust_env=False, verify=TLS))
 
     assert re.split("(?<=。)", text)[0] in texts
 
@@ -541,7 +543,7 @@ def test_it_speaks_with_a_projects_own_texts():
 @pytest.mark.slow
 def test_it_needs_no_key_for_a_narrator_that_it_does_not_ask():
     with running(EDGEWISE_NARRATOR="openai") as (_, url):
-        assert httpx.get(f"{url}/models", timeout=PATIENCE_S, trust_env=False).status_code == OK
+        assert httpx.get(f"{url}/models", timeout=PATIENCE_S, trust_env=False, verify=TLS).status_code == OK
 
 
 @pytest.mark.slow

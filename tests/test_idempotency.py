@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from conftest import tiny
-from served import PATIENCE_S, Process, Server, Web, envelope, facts, runtime_of, serving
+from served import PATIENCE_S, TLS, Process, Server, Web, envelope, facts, runtime_of, serving
 
 from runtime.claims import KEY_KEPT_MS
 from runtime.errors import NarratorUnavailable
@@ -104,7 +104,9 @@ class House:
 
 def browser(url: str) -> httpx.Client:
     """A client with a connection for each thread of a crowd."""
-    return httpx.Client(base_url=url, timeout=PATIENCE_S, trust_env=False, limits=httpx.Limits(max_connections=CROWD))
+    return httpx.Client(
+        base_url=url, timeout=PATIENCE_S, trust_env=False, verify=TLS, limits=httpx.Limits(max_connections=CROWD)
+    )
 
 
 def post(http: httpx.Client, path: str, body: Any = None, key: str | None = None, **headers: str) -> httpx.Response:
@@ -221,7 +223,7 @@ def test_the_same_json_value_is_the_same_request_however_it_is_written(house):
     once = house.post("/invoke", knock(), "key")
     written = b'{ "payload" : {"selected_option_id":1},\n"session":{"session_id":"\\u0073"} }'
     headers = {"Idempotency-Key": "key", "Content-Type": "application/json; charset=utf-8"}
-    again = httpx.post(f"{house.server.url}/invoke", content=written, headers=headers, trust_env=False)
+    again = httpx.post(f"{house.server.url}/invoke", content=written, headers=headers, trust_env=False, verify=TLS)
     assert (again.content, replayed(again)) == (once.content, True)
 
 
@@ -336,7 +338,9 @@ def test_where_the_turn_that_was_waited_for_fails_the_one_that_waited_plays(hous
 
 def test_a_client_that_went_away_hears_its_turn_by_asking_again(house):
     house.narrator.shut()
-    leaving = httpx.Client(base_url=house.server.url, trust_env=False, timeout=httpx.Timeout(PATIENCE_S, read=0.05))
+    leaving = httpx.Client(
+        base_url=house.server.url, trust_env=False, verify=TLS, timeout=httpx.Timeout(PATIENCE_S, read=0.05)
+    )
     with leaving, pytest.raises(httpx.ReadTimeout):
         leaving.post("/invoke", json=knock(), headers={"Idempotency-Key": "key"})
     assert house.narrator.waiting.wait(PATIENCE_S)
@@ -358,7 +362,12 @@ def test_a_key_that_is_too_long_or_not_printable_ascii_is_refused(house, key):
     for path, body in (("/invoke", knock()), ("/sessions/s/regenerate", {})):
         raw = [(b"idempotency-key", key.encode("latin-1")), (b"content-type", b"application/json")]
         answer = httpx.post(
-            f"{house.server.url}{path}", content=json.dumps(body), headers=raw, trust_env=False, timeout=PATIENCE_S
+            f"{house.server.url}{path}",
+            content=json.dumps(body),
+            headers=raw,
+            trust_env=False,
+            verify=TLS,
+            timeout=PATIENCE_S,
         )
         failure = envelope(answer, 422)
         assert failure["error"] == "validation_error"
@@ -373,7 +382,9 @@ def test_two_keys_are_one_other_key(house):
         raw = [(b"idempotency-key", key.encode()) for key in keys]
         headers = [*raw, (b"content-type", b"application/json")]
         url = f"{house.server.url}/invoke"
-        return httpx.post(url, content=json.dumps(knock()), headers=headers, trust_env=False, timeout=PATIENCE_S)
+        return httpx.post(
+            url, content=json.dumps(knock()), headers=headers, trust_env=False, verify=TLS, timeout=PATIENCE_S
+        )
 
     turns = [
         envelope(post(*keys))["session"]["turn"] for keys in (("a", "b"), ("a", "c"), ("a",), ("a", "b"), ("a, b",))

@@ -18,7 +18,7 @@ import pytest
 from conftest import SCALE
 from fake_llm import Asked, Behaviour, FakeLLM, asked_plainly, says
 from msgspec import Struct
-from served import PATIENCE_S, ROOT, Process, Web, envelope, runtime_of, serving, shipped
+from served import PATIENCE_S, ROOT, TLS, Process, Web, envelope, runtime_of, serving, shipped
 
 from runtime.session import Entry
 from runtime.stores.duckdb import DuckDBStore
@@ -91,7 +91,7 @@ class Player(threading.Thread):
         self.session_id = session_id
         self.answered = answered
         self._on_answer = on_answer
-        self._http = httpx.Client(base_url=url, trust_env=False, timeout=PATIENCE_S)
+        self._http = httpx.Client(base_url=url, trust_env=False, verify=TLS, timeout=PATIENCE_S)
         self._chance = random.Random(session_id)  # noqa: S311 - a play is no secret
 
     def run(self) -> None:

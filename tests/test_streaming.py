@@ -17,7 +17,7 @@ import httpx
 import pytest
 from conftest import tiny
 from msgspec import Struct
-from served import PATIENCE_S, ROOT, Process, Server, Web, envelope, runtime_of, serving
+from served import PATIENCE_S, ROOT, TLS, Process, Server, Web, envelope, runtime_of, serving
 
 from runtime.errors import NarratorUnavailable
 from runtime.narrators import Narration
@@ -117,7 +117,7 @@ class Reading:
     """One stream that is read. Leaving it closes its connection."""
 
     def __init__(self, url: str, body: Any, **headers: str) -> None:
-        self._http = httpx.Client(base_url=url, timeout=PATIENCE_S, trust_env=False)
+        self._http = httpx.Client(base_url=url, timeout=PATIENCE_S, trust_env=False, verify=TLS)
         self._request = self._http.build_request("POST", "/invoke", json=body, headers=headers)
 
     def __enter__(self) -> Self:
