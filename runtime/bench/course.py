@@ -138,7 +138,8 @@ class Course:
         if self._mode != "rerun" or came.answer is None or came.prompt is None:
             return None
         meta = came.answer["payload"]["meta"]
-        why = "the model's answer broke the rules there, or none came: it was told offline"
+        rungs = ", ".join(meta["rungs"])
+        why = f"the model's answer broke the rules there, or none came, and it was told offline: {rungs}"
         return Difference(came.number, "meta.fallback", [], meta["fallback"], why) if meta["fallback"] else None
 
     def _drifted(self, came: Came) -> Difference | None:

@@ -69,7 +69,7 @@ class Narration(Struct, frozen=True, kw_only=True):
 
 
 class Narrator(Protocol):
-    """Tells one turn. Ships as offline, openai and scripted."""
+    """Tells one turn. Ships as offline, openai, cassette and scripted."""
 
     name: str
 
