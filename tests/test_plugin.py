@@ -9,6 +9,7 @@ from pathlib import Path
 import conftest
 import pytest
 from command import environment
+from served import ROOT
 
 pytest_plugins = ["pytester"]
 
@@ -135,13 +136,16 @@ def test_what_failed_before_is_never_collected(folder: pytest.Pytester):
     assert "it goes dark" not in named.stdout.str()
 
 
-def test_a_run_without_replays_imports_nothing_of_the_engine(folder: pytest.Pytester):
-    folder.makepyfile("import sys\ndef test_light():\n    assert 'runtime.turn' not in sys.modules\n")
+def test_a_run_without_replays_imports_nothing_of_the_engine():
+    looked = (
+        "import sys, pathlib; from server.bench import plugin; "
+        "assert plugin.pytest_collect_file(pathlib.Path('tests/test_x.py'), None) is None; "
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'runtime', 'click', 'litestar', 'yaml'}))"
+    )
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder.path)],
-        env=environment(), cwd=folder.path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
+        [sys.executable, "-c", looked], env=environment(), cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
 
 
 def test_our_own_suite_collects_no_replay_beside_its_tests(pytestconfig: pytest.Config):
@@ -186,9 +190,15 @@ def test_what_can_not_be_updated_fails_and_says_why(folder: pytest.Pytester, mon
     assert file.read_bytes() == before
 
 
+def test_processes_side_by_side_rewrite_nothing(folder: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("CI", raising=False)
+    file = write(folder, "replays/dark.replay.yaml", WRONG)
+    refused = folder.runpytest_inprocess("-n2", "--replay-update")
+    assert (refused.ret, file.read_text(encoding="utf-8")) == (pytest.ExitCode.USAGE_ERROR, WRONG)
+    assert "add -n0" in refused.stderr.str()
+
+
 @pytest.mark.slow
-def test_files_are_shared_out_over_processes_but_not_rewritten_so(folder: pytest.Pytester):
+def test_files_are_played_by_processes_side_by_side(folder: pytest.Pytester):
     write(folder, "replays/good.replay.yaml", GOOD)
-    folder.runpytest_subprocess("-n2").assert_outcomes(passed=2)
-    refused = folder.runpytest_subprocess("-n2", "--replay-update")
-    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    folder.runpytest_inprocess("-n1").assert_outcomes(passed=2)

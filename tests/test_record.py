@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from command import edgewise
 from hypothesis import given
 from hypothesis import strategies as st
 from served import Process, Web, runtime_of, serving
@@ -417,9 +416,10 @@ def test_a_play_against_a_server_is_recorded_too_and_a_session_while_it_holds_th
     file = tmp_path / "mine.replay.yaml"
     with Process(folder, tmp_path / "journal.duckdb") as server:
         words = ["play", "lamp", "--url", server.url, "--session", "s1", "--record", str(file)]
-        assert edgewise(*words, typed="1\n2\n").returncode == 0
-        held = edgewise("record", "s1", "--store", f"duckdb://{tmp_path / 'journal.duckdb'}", "--project", str(folder))
+        assert CliRunner().invoke(whole, words, input="1\n2\n").exit_code == 0
+        options = ["--store", f"duckdb://{tmp_path / 'journal.duckdb'}", "--project", str(folder)]
+        held = CliRunner().invoke(whole, ["record", "s1", *options])
 
-    assert held.returncode == 0, held.stderr
+    assert held.exit_code == 0, held.output
     kept = folder / "replays" / "lamp" / "s1.replay.yaml"
     assert kept.read_bytes() == file.read_bytes()
