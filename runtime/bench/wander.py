@@ -28,6 +28,7 @@ from runtime.bench.values import learnable, members, nested, payload_values
 from runtime.constraints import bounds_of, text_breaches, text_paths
 from runtime.cutting import sentences
 from runtime.errors import Refusal
+from runtime.facts import facts_of
 from runtime.machine import CompiledEdge, Machine
 
 MOST_TURNS = 500
@@ -265,7 +266,8 @@ class _Play:
         assert step.narration is not None  # noqa: S101 - asked before
         edge = self.walker.edges[step.outcome.edge].edge
         prompt = self.machine.prompt_for(edge, step.after.constraints.language)
-        bounds = bounds_of(self.machine, step.after.constraints)
+        known = facts_of(self.machine, step.after, step.outcome)
+        bounds = replace(bounds_of(self.machine, step.after.constraints), facts=known)
         for path, text in text_paths(step.narration.output):
             for breach in text_breaches(path, text, prompt, bounds):
                 what = f"the text at {path} breaks its bounds by {breach.rule}: {breach.message}"
