@@ -1,0 +1,268 @@
+"""The command `edgewise replay`: what it prints, what it keeps, and what it writes into files where it is asked to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+from command import ESCAPE, edgewise
+from den import ANEW, DEN, PROMPT, at, den
+
+from runtime.bench.player import played
+from runtime.bench.replay import Replay
+from runtime.bench.updating import NotUpdated, updated
+
+MISS = "{choose: strike, dice: {attack: 3, wound: 2}"
+GOOD = at() + f"steps:\n  - {MISS}, expect: {{edge: MOUTH.miss}}}}\n"
+BAD = at() + f"steps:\n  - {MISS}, expect: {{edge: MOUTH.hit, context: {{hp: 3}}}}}}   # 灯\n"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Callable[..., Path]:
+    """A project with the den, and replays of these texts."""
+
+    def made(**texts: str) -> Path:
+        for name, text in {"machines/den.yaml": DEN, "prompts/den/told.prompty": PROMPT}.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text, encoding="utf-8")
+        for name, text in texts.items():
+            file = tmp_path / "replays" / "den" / f"{name}.replay.yaml"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+        return tmp_path
+
+    return made
+
+
+def replay(folder: Path, *words: str, **variables: str) -> CompletedProcess[str]:
+    done = edgewise("replay", *words, cwd=folder, **{"CI": "", **variables})
+    assert ESCAPE not in done.stdout
+    return done
+
+
+def kept(folder: Path) -> list[Path]:
+    return sorted((folder / ".edgewise" / "failed").glob("*"))
+
+
+def test_replays_that_go_as_they_say_are_a_line_each(project: Any):
+    folder = project(good=GOOD, known=BAD.replace("steps:", "xfail: '#7'\nsteps:"))
+
+    done = replay(folder)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "passed  replays/den/good.replay.yaml::t",
+        "xfailed replays/den/known.replay.yaml::t (#7)",
+        "2 replays: 1 passed, 1 xfailed",
+    ]
+    assert not (folder / ".edgewise").exists()
+
+
+def test_one_that_differs_names_what_and_why_and_is_kept_until_it_passes(project: Any):
+    folder = project(good=GOOD, bad=BAD)
+
+    done = replay(folder)
+
+    (run,) = kept(folder)
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        "failed  replays/den/bad.replay.yaml::t",
+        "  replays/den/bad.replay.yaml:4 step 1 (choose strike): edge",
+        '    expected: "MOUTH.hit"',
+        '    got:      "MOUTH.miss"',
+        "    MOUTH by strike at MOUTH (洞口): took MOUTH.miss to MOUTH (洞口)",
+        "    dice: attack 1d20 = 3, wound 1d4 = 2",
+        "      MOUTH.hit is closed: dice.attack > 10 is false (dice.attack = 3)",
+        "      MOUTH.miss is taken: it has no guard",
+        f"  play it again: edgewise replay .edgewise/failed/{run.name}",
+        "passed  replays/den/good.replay.yaml::t",
+        "2 replays: 1 failed, 1 passed",
+    ]
+    assert (folder / ".edgewise" / ".gitignore").read_text() == "*\n"
+    again = replay(folder, f".edgewise/failed/{run.name}")
+    assert again.returncode == 1
+    assert [line.partition(" ")[2] for line in again.stdout.splitlines()[2:4]] == [
+        line.partition(" ")[2] for line in done.stdout.splitlines()[2:4]
+    ]
+    assert kept(folder) == [run]
+
+    (folder / "replays" / "den" / "bad.replay.yaml").write_text(BAD.replace("hit", "miss"), encoding="utf-8")
+    assert replay(folder, "replays/den").returncode == 0
+    assert kept(folder) == []
+
+
+def test_a_known_failure_that_passes_is_bad(project: Any):
+    done = replay(project(known=GOOD.replace("steps:", "xfail: '#7'\nsteps:")))
+
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[0] == "xpassed replays/den/known.replay.yaml::t (#7)"
+
+
+def test_faults_of_files_and_names_are_told_all_at_once_and_the_rest_is_played(project: Any):
+    names = at("MOUT") + "steps: [{choose: strik}]"
+    other = GOOD.replace("machine: den", "machine: dne")
+    done = replay(project(a=GOOD.replace("choose", "chose"), b=names, c=GOOD, d=other))
+
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        "faulty  replays/den/a.replay.yaml",
+        "  replays/den/a.replay.yaml:4:6 E101 no key 'chose' here. Did you mean 'choose'?",
+        "faulty  replays/den/b.replay.yaml::t",
+        "  replays/den/b.replay.yaml:2:23 E901 no state 'MOUT' in the machine. Did you mean 'MOUTH'?",
+        "  replays/den/b.replay.yaml:3:10 E901 no option 'strik' in the machine. Did you mean 'strike'?",
+        "passed  replays/den/c.replay.yaml::t",
+        "faulty  replays/den/d.replay.yaml::t",
+        "  there is no machine 'dne'. Did you mean 'den'?",
+        "4 replays: 3 faulty, 1 passed",
+    ]
+
+
+def test_as_json_it_is_one_document(project: Any):
+    done = replay(project(bad=BAD, good=GOOD), "--format", "json", "-j", "1")
+
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["counts"]) == (1, {"failed": 1, "passed": 1})
+    assert [(each["id"], each["verdict"]) for each in told["replays"]] == [
+        ("replays/den/bad.replay.yaml::t", "failed"), ("replays/den/good.replay.yaml::t", "passed"),
+    ]  # fmt: skip
+    found = told["replays"][0]["difference"]
+    assert (found["step"], found["field"], found["expected"], found["got"]) == (1, "edge", "MOUTH.hit", "MOUTH.miss")
+    assert told["replays"][0]["failed_run"] == f".edgewise/failed/{kept(project())[0].name}"
+
+
+@pytest.mark.slow
+def test_many_are_played_in_several_processes_in_their_order(project: Any):
+    seeds = ", ".join(map(str, range(90)))
+    folder = project(many=at() + f"each: {{seed: [{seeds}]}}\nsteps: [{{choose: take}}]", bad=BAD)
+
+    one, two = replay(folder, "-j", "1"), replay(folder, "-j", "2")
+
+    assert one.stdout == two.stdout
+    assert (two.returncode, len(two.stdout.splitlines())) == (1, 90 + 1 + 9 + 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "told"),
+    [
+        ((), {}, "no *.replay.yaml is in replays"),
+        (("prompts",), {}, "no *.replay.yaml is in prompts"),
+        (("none",), {}, "'none' does not exist"),
+        (("--mode", "exact"), {}, "'exact' is not one of"),
+        (("--update",), {"CI": "true"}, "--update is not for CI"),
+        (("--update", "--mode", "rerun"), {}, "a model tells anew"),
+        (("--mode", "rerun"), {}, "the narrator is offline"),
+    ],
+)
+def test_wrong_use_is_refused_and_nothing_is_written(project: Any, words: Any, variables: Any, told: str):
+    folder = project(**({"bad": BAD} if words[:1] and words[0].startswith("--") else {}))
+
+    done = replay(folder, *words, **variables)
+
+    assert done.returncode == 2
+    assert told in " ".join(done.stderr.replace("│", " ").split())
+    assert kept(folder) == []
+
+
+# Expecting what came.
+
+
+def test_update_writes_what_came_and_no_other_character(project: Any):
+    other = at() + "steps:\n  - choose: deeper   # too dark\n    after: 1s\n\n  # the end\n"
+    folder = project(bad="\ufeff" + BAD.replace("\n", "\r\n"), other=other, good=GOOD)
+
+    done = replay(folder, "--update")
+
+    found = folder / "replays" / "den"
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "3 replays: 3 passed")
+    assert [line for line in done.stdout.splitlines() if line.startswith("updated")] == [
+        "updated: replays/den/bad.replay.yaml", "updated: replays/den/other.replay.yaml",
+    ]  # fmt: skip
+    written = (found / "bad.replay.yaml").read_bytes().decode()
+    assert written == "\ufeff" + BAD.replace("MOUTH.hit", '"MOUTH.miss"').replace("\n", "\r\n")
+    assert (found / "other.replay.yaml").read_text(encoding="utf-8") == other.replace(
+        "    after: 1s\n", "    after: 1s\n    expect: {error: option_not_offered}\n"
+    )
+    assert (found / "good.replay.yaml").read_text(encoding="utf-8") == GOOD
+
+
+def update(text: str) -> str:
+    def play(replay: Replay) -> Any:
+        return asyncio.run(played(replay, den()))
+
+    return updated("x.replay.yaml", text, play)
+
+
+TOLD = '"石头落空了。"'
+REWRITTEN = {
+    "{edge: x, state: MOUTH, next: y}": '{edge: "MOUTH.miss", state: MOUTH, next: MOUTH}',
+    "{context: {hp: 9, bag: [lamp]}}": "{context: {hp: 3, bag: []}}",
+    "{error: guard_refused}": "{}",
+    "{ending: END_OUT, ended: true}": "{ended: false}",
+    "{options: [a], allowed: [b]}": "{options: [strike, take], allowed: [MOUTH, SAY]}",
+    "{result.text: {contains: 无, pattern: x}}": f"{{result.text: {{contains: {TOLD}}}}}",
+    "{result.text: {pattern: ^石}, edge: x}": '{result.text: {pattern: ^石}, edge: "MOUTH.miss"}',
+    "{result.text: {zh: 无, en: x}}": f"{{result.text: {{zh: {TOLD}, en: x}}}}",
+    "{meta: {narrator: openai, attempts: 1}}": "{meta: {narrator: offline, attempts: 1}}",
+}
+"""What a miss is expected to be, and what is expected of it once that is updated."""
+STEPS = {
+    "{choose: deeper, expect: {edge: MOUTH.deeper}}": "{choose: deeper, expect: {error: option_not_offered}}",
+    "{send: NOTHING}": "{send: NOTHING, expect: {error: unknown_event_type}}",
+    "choose: take\n    expect:   # so\n      edge: x   # here\n      state: MOUTH": (
+        'choose: take\n    expect:   # so\n      edge: "MOUTH.take"   # here\n      state: MOUTH'
+    ),
+    "choose: take\n    expect:\n      edge: x\n      ending: END_OUT": 'choose: take\n    expect: {edge: "MOUTH.take"}',
+}
+MISSES = {f"{MISS}, expect: {before}}}": f"{MISS}, expect: {after}}}" for before, after in REWRITTEN.items()}
+
+
+@pytest.mark.parametrize(("before", "after"), [*MISSES.items(), *STEPS.items()])
+def test_each_part_of_an_expectation_is_rewritten_where_it_stands(before: str, after: str):
+    def around(step: str) -> str:
+        return at() + f"# above\nsteps:\n  - {step}\n  # beside\n  - {{choose: strike}}   # below\n"
+
+    assert update(around(before)) == around(after)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (at() + "steps: [{choose: take, dice: {attack: 1}}]", "no expectation of it differs, but dice.attack"),
+        (at("NONE") + "steps: [{choose: take}]", "no expectation of it differs, but given"),
+        (
+            at() + "each: {seed: [a, b, c]}\nsteps: [{choose: strike, dice: {attack: 1}, expect: {context: {hp: 9}}}]",
+            "its combinations differ in `context.hp` of step 1: give each a replay of its own",
+        ),
+        (ANEW + "stps: []", "it has faults: x.replay.yaml:3:1 E101"),
+    ],
+)
+def test_what_no_expectation_can_say_is_not_updated(text: str, why: str):
+    with pytest.raises(NotUpdated, match=f"^{re.escape(why)}"):
+        update(text)
+
+
+def test_what_can_not_be_updated_stays_and_fails(project: Any):
+    text = at() + "steps: [{choose: take, dice: {attack: 1}}]"
+    folder = project(bad=text)
+
+    done = replay(folder, "--update")
+
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[0].startswith("not updated: replays/den/bad.replay.yaml: no expectation of it")
+    assert (folder / "replays" / "den" / "bad.replay.yaml").read_text(encoding="utf-8") == text
+
+
+def test_a_replay_of_another_project_is_played_on_its_machines(project: Any, tmp_path_factory: Any):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(project(good=GOOD), elsewhere / "p")
+
+    done = replay(elsewhere, "p/replays")
+
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "passed  p/replays/den/good.replay.yaml::t")
