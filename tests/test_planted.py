@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from msgspec import Struct
@@ -18,11 +18,12 @@ from msgspec.structs import replace
 
 from runtime import loader
 from runtime.bench.explore import Explored, quick
-from runtime.bench.finding import Bug
+from runtime.bench.finding import Bug, Kind
 from runtime.bench.player import Result, played, played_by_rules
 from runtime.bench.replay import Replay, ReplayStep
 from runtime.bench.replay_file import read_replays
 from runtime.bench.trial import Trial
+from runtime.bench.wander import CHUNK, Wandering, chunks, repeated, together, wander
 from runtime.bench.written import written
 from runtime.expression import Expression
 from runtime.flow_yaml import flow
@@ -31,6 +32,8 @@ from runtime.session import Invoke
 
 FOLDER = Path(__file__).parent / "machines" / "planted"
 PLANTED = sorted(FOLDER.glob("*.yaml"))
+TOLD = sorted((FOLDER / "told").iterdir())
+"""Projects whose bug is in their words: each must be told to be found."""
 TURNS = 2_000
 """The budget of a search: each planted machine is searched to its end with less."""
 
@@ -149,6 +152,43 @@ def test_what_can_not_be_reached_is_told_with_why():
     assert all(why for _, why in explored.not_covered)
 
 
+@pytest.mark.parametrize("file", [each for each in PLANTED if each.stem != "loop"], ids=lambda file: file.stem)
+def test_plays_at_random_find_it_too(file: Path):
+    """But not that an ending is never reached, nor where a loop begins: no play proves that."""
+    machine = machine_of(file)
+    plays = Wandering("planted", CHUNK)
+    found = together([wander(machine, plays, chunk) for chunk in chunks(plays)])
+
+    told = {f"{bug.kind} {bug.where}" for bug in found.bugs}
+    wanted = said_of(file, "finds")
+    assert told == (set() if wanted.startswith("unreached") else {wanted})
+
+
+# What is found in words.
+
+
+def told_bugs(folder: Path) -> tuple[Machine, list[Bug]]:
+    machine = loader.load_project(folder)[folder.name]
+    plays = Wandering("planted", 12, tells=True)
+    found = together([wander(machine, plays, chunk) for chunk in chunks(plays)])
+    return machine, [*found.bugs, *repeated(machine, found)]
+
+
+@pytest.mark.parametrize("folder", TOLD, ids=lambda folder: folder.name)
+async def test_the_planted_text_is_found_and_told_again_by_its_replay(folder: Path):
+    machine, bugs = told_bugs(folder)
+
+    (bug,) = bugs
+    file = folder / "machines" / f"{folder.name}.yaml"
+    assert (f"{bug.kind} {bug.where}", path_of(bug.replay)) == (said_of(file, "finds"), said_of(file, "path"))
+    assert bug.replay is not None
+    result = await played(read_again(bug.replay), machine)
+    scenes = [each.answer["payload"]["scene"] for each in result.came if each.answer]
+    assert result.verdict == "passed"
+    assert said_of(file, "tells") in scenes[-1]
+    assert (said_of(file, "tells") in scenes[-2]) == (bug.kind == "repeats")
+
+
 # A crash: what no machine can do by its rules.
 
 
@@ -185,6 +225,17 @@ async def test_its_replay_falls_over_and_says_so():
     assert (result.verdict, result.came[-1].error) == ("failed", "crash")
     assert result.difference is not None
     assert result.difference.step == 2
+
+
+# All kinds.
+
+
+def test_every_kind_of_finding_is_planted():
+    files = [*PLANTED, *(folder / "machines" / f"{folder.name}.yaml" for folder in TOLD)]
+
+    planted = {said_of(file, "finds").split()[0] for file in files}
+
+    assert planted | {"crash"} == set(get_args(Kind))
 
 
 def test_the_same_search_finds_the_same():
