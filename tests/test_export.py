@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from html.parser import HTMLParser
@@ -19,9 +18,10 @@ from markdown_it import MarkdownIt
 from msgspec.structs import replace
 from served import ROOT, Web, runtime_of, serving
 
-from runtime import history, loader, request
-from runtime.advance import roll_dice, settle, turn_scope
+from runtime import history, loader
+from runtime.bench.player import played
 from runtime.bench.recording import recorded
+from runtime.bench.replay_file import findings_against, read_replays
 from runtime.claims import Idempotency
 from runtime.document import read
 from runtime.errors import (
@@ -37,7 +37,7 @@ from runtime.export import PAGE, export, import_lines, refuse_secrets, survey
 from runtime.flow_yaml import flow
 from runtime.formats import is_intact, read_entry
 from runtime.importing import MAX_LINE_BYTES, PROGRESS_EVERY
-from runtime.machine import Machine, known_values
+from runtime.machine import Machine
 from runtime.migrate import migrate
 from runtime.narrators.offline import Offline
 from runtime.narrators.scripted import Scripted
@@ -45,7 +45,7 @@ from runtime.progress import Done, Found, Progress
 from runtime.session import Entry, Invoke, Judged, Origin, Role, body_of, digest_of, sealed
 from runtime.stores import Row
 from runtime.stores.duckdb import DuckDBStore
-from runtime.turn import Runtime, open_session, play, timed, told
+from runtime.turn import Runtime, play
 from runtime.verify import verify
 from server.exporting import file_name, headers_of
 from server.markdown import escaped, quoted
@@ -1034,80 +1034,20 @@ def replay_in(text: bytes) -> dict[str, Any]:
     return dict(document.value)
 
 
-class Replayed:
-    """Takes a replay's steps on a fresh runtime, and asserts what each expects."""
-
-    def __init__(self, player: Player, replay: Mapping[str, Any]) -> None:
-        self._player, self._given, self._steps = player, replay["given"], replay["steps"]
-        self._elapsed_ms = 0
-        self._context: dict[str, Any] = {}
-        self.entries: list[Entry] = []
-
-    async def play(self) -> None:
-        for step in self._steps:
-            await self._take(step)
-
-    def _invoke(self, step: Mapping[str, Any]) -> Invoke:
-        begins = not self.entries
-        known = {} if begins else {each.key or each.kind: each.id for each in self.entries[-1].after.offer}
-        chosen = step.get("choose")
-        name = chosen["kind"] if isinstance(chosen, dict) else chosen
-        asked = {"language": self._given["language"], **self._given.get("constraints", {})} if begins else {}
-        return Invoke(
-            event=step.get("send"),
-            session_id="replay",
-            run_seed=self._given["seed"] if begins else None,
-            slots=self._given.get("slots", {}) if begins else {},
-            hard_limit_seconds=self._given.get("hard_limit_seconds") if begins else None,
-            player_count=self._given.get("player_count", 1),
-            difficulty=self._given.get("difficulty", "NORMAL"),
-            constraints={**asked, **step.get("constraints", {})},
-            selected_option_id=None if chosen is None else known[name],
-            payload=step.get("with", {}),
-        )
-
-    async def _take(self, step: Mapping[str, Any]) -> None:
-        runtime, invoke = self._player.runtime, self._invoke(step)
-        runtime.narrator = Scripted([step["narrate"]], fill=True) if "narrate" in step else Offline()
-        self._elapsed_ms += round(float(step.get("after", "0s").removesuffix("s")) * 1000)
-        claim = await runtime.store.claim("replay")
-        opened = replace(await open_session(runtime, invoke, claim), elapsed_ms=self._elapsed_ms)
-        asked = request.read(opened, invoke, "operator")
-        rolled = roll_dice(opened.machine, opened.session, asked.event, asked.choice.key)
-        dice = {name: value for name, value in step.get("dice", {}).items() if name != "kinds"}
-        assert [die.name for die in rolled] == [*dice], "every die is fixed, and none that isn't rolled"
-        rolled = tuple(replace(die, value=dice[die.name]) for die in rolled)
-        scope = turn_scope(opened.machine, opened.session, asked.event, asked.choice, asked.payload, rolled)
-        compiled = opened.machine.initial
-        if opened.session.state:
-            known = known_values(scope, opened.session.used, asked.choice.key)
-            compiled = opened.machine.choose(opened.session.state, asked.event, known)[0]
-        settled = settle(opened.machine, opened.session, compiled, asked.event, asked.choice, scope, rolled)
-        entry, _ = await told(runtime, opened, timed(settled, opened), asked, None, math.inf)
-        await runtime.store.append(entry, claim)
-        self.entries.append(entry)
-        self._hold(entry, step)
-
-    def _hold(self, entry: Entry, step: Mapping[str, Any]) -> None:
-        after, expect = entry.after, dict(step["expect"])
-        self._context |= expect.pop("context", {})
-        offered = [each.key or each.kind for each in after.offer]
-        kinds = [each.kind for each in after.offer if each.kind]
-        if expect.pop("ended", False):
-            assert (after.ended, after.state) == (True, expect.pop("ending"))
-        else:
-            now = {"next": after.routing.next_event_type, "should_end": after.routing.should_end, "options": offered}
-            assert {name: expect.pop(name) for name in now} == now
-        assert expect == {"edge": entry.outcome.edge, "state": after.state}
-        assert self._context == dict(after.context)
-        assert step.get("dice", {}).get("kinds", []) == kinds
-
-
-async def told_by_replay(player: Player, machine: Machine) -> Replayed:
-    other = await opened(machine, session_id="replay")
-    replayed = Replayed(other, replay_in(await player.out("replay")))
-    await replayed.play()
-    return replayed
+async def told_by_replay(player: Player, machine: Machine) -> list[Entry]:
+    """The entries of the exported replay, played; it has all that a turn takes from outside, and says all of it."""
+    (replay,), findings = read_replays("s1.replay.yaml", (await player.out("replay")).decode())
+    result = await played(replay, machine)
+    assert (findings, findings_against(machine, replay), result.difference) == ([], [], None)
+    context: dict[str, Any] = {}
+    for came in result.came:
+        dice = dict(came.step.dice)
+        assert came.entry is not None
+        assert dice.pop("kinds", []) == [each.kind for each in came.entry.after.offer if each.kind]
+        assert [*dice] == [die.name for die in came.entry.outcome.dice]
+        context |= came.step.expect.context
+        assert context == came.entry.after.context
+    return [came.entry for came in result.came if came.entry is not None]
 
 
 async def branch_of(player: Player) -> list[Entry]:
@@ -1124,13 +1064,13 @@ async def test_a_replay_leads_through_the_same_edges_to_the_same_states_in_the_s
 
     branch = await branch_of(player)
     assert len(branch) > 4
-    assert [entry.outcome for entry in replayed.entries] == [entry.outcome for entry in branch]
-    assert [entry.after.context for entry in replayed.entries] == [entry.after.context for entry in branch]
-    assert [entry.after.elapsed_ms for entry in replayed.entries][-1] == branch[-1].after.elapsed_ms
-    assert [entry.narration["learned"] for entry in replayed.entries] == [each.narration["learned"] for each in branch]
+    assert [entry.outcome for entry in replayed] == [entry.outcome for entry in branch]
+    assert [entry.after.context for entry in replayed] == [entry.after.context for entry in branch]
+    assert [entry.after.elapsed_ms for entry in replayed][-1] == branch[-1].after.elapsed_ms
+    assert [entry.narration["learned"] for entry in replayed] == [each.narration["learned"] for each in branch]
     if answers and all(len(answer) > 3 for answer in answers):
         told = [each.narration["output"] for each in branch]
-        assert [each.narration["output"] for each in replayed.entries] == told
+        assert [each.narration["output"] for each in replayed] == told
 
 
 async def test_a_replay_counts_the_time_that_a_rewind_did_not_give_back():
@@ -1148,7 +1088,7 @@ async def test_a_replay_counts_the_time_that_a_rewind_did_not_give_back():
     assert [step["expect"]["options"] for step in steps] == [
         ["strike", "hurry", "walk"], ["strike", "walk"], ["strike", "walk"],
     ]  # fmt: skip
-    assert [entry.after.elapsed_ms for entry in replayed.entries] == [0, 200_000, 201_500]
+    assert [entry.after.elapsed_ms for entry in replayed] == [0, 200_000, 201_500]
 
 
 async def test_a_replay_of_a_fork_fixes_the_dice_that_its_seed_would_not_roll():
@@ -1190,7 +1130,7 @@ async def test_a_replay_holds_what_a_client_asked_of_the_texts_and_of_the_sessio
     }
     assert replay["steps"][1]["constraints"] == {"language": "en", "content_rating": None}
     assert replay["steps"][2]["with"] == {"text": HOSTILE}
-    assert replayed.entries[-1].after.constraints == (await branch_of(player))[-1].after.constraints
+    assert replayed[-1].after.constraints == (await branch_of(player))[-1].after.constraints
 
 
 async def test_a_replay_has_the_operators_secrets_so_that_it_can_be_played():
@@ -1205,9 +1145,7 @@ async def test_a_replay_has_the_operators_secrets_so_that_it_can_be_played():
 
     replayed = await told_by_replay(player, lantern())
 
-    assert [entry.after.context for entry in replayed.entries] == [
-        entry.after.context for entry in await branch_of(player)
-    ]
+    assert [entry.after.context for entry in replayed] == [entry.after.context for entry in await branch_of(player)]
     assert any("secret" in step["expect"].get("context", {}) for step in replay_in(await player.out("replay"))["steps"])
 
 

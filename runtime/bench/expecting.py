@@ -12,7 +12,7 @@ from runtime.bench.replay import Expect, Parts, ReplayStep, Text
 from runtime.bench.trial import Step
 from runtime.bench.why import why
 from runtime.machine import Machine
-from runtime.session import Session
+from runtime.session import Entry, Session
 
 Differing = tuple[str, Any, Any]
 """A field, what was expected of it, and what it is."""
@@ -24,8 +24,8 @@ class Came(Struct, frozen=True, kw_only=True):
     `answer` is the `data` of the answer, None where it was refused or only the rules were asked.
     `error` is a refusal's code, and `refusal` all that it says: error, message, hint and its facts.
     `session` is where it stands then. `context` has variables that are known without a session.
-    `turn` is None for what was refused. `prompt` is what the turn was told by. `is_replayed` where its key
-    was answered before. `broken` is what no replay may expect: a field, and what is wrong with it.
+    `turn` is None for what was refused. `prompt` is what the turn was told by, `entry`
+    what a journal keeps of it, where one does. `is_replayed` where its key was answered before. `broken` is what no replay may expect: a field, and what is wrong with it.
     """
 
     number: int
@@ -37,6 +37,7 @@ class Came(Struct, frozen=True, kw_only=True):
     refusal: Parts | None = None
     context: Parts | None = None
     prompt: str | None = None
+    entry: Entry | None = None
     is_replayed: bool = False
     broken: tuple[str, str] | None = None
 

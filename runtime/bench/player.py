@@ -144,6 +144,7 @@ class _Served:
             answer=msgspec.json.decode(answered.data),
             session=entry.after,
             turn=None if answered.is_replayed else self._step(before, entry, sent.invoke),
+            entry=entry,
             is_replayed=answered.is_replayed,
             prompt=None if self._cassette.task is None else prompt_text(self._cassette.task.messages),
         )
