@@ -199,7 +199,32 @@ def test_only_the_machines_asked_for_are_measured(bench: Bench):
     assert [each["machine"] for each in both["machines"]] == ["cave", "lamp"]
     assert [(each["machine"], each["replays"]["played"]) for each in one["machines"]] == [("cave", 0)]
     assert none.code == 2
-    assert "no machine 'lmap'. Did you mean 'lamp'?" in none.err
+    assert "there is no machine 'lmap'. Did you mean 'lamp'?" in none.err
+
+
+def test_a_replay_of_a_machine_that_isn_t_there_is_told_and_one_that_isn_t_asked_for_is_none(bench: Bench):
+    bench.write("machines/cave.yaml", LAMP.replace("machine: lamp", "machine: cave"))
+    bench.write("replays/lamp/light.replay.yaml", LIGHT)
+
+    fine = bench.run("cave")
+    bench.write("replays/lamp/wind.replay.yaml", WIND.replace("machine: lamp", "machine: lmap"))
+    stray = bench.run("cave")
+
+    assert fine.code == 0
+    assert (stray.code, stray.out) == (1, "")
+    assert stray.err.startswith("replays/lamp/wind.replay.yaml:2:9 E901 no machine 'lmap'. Did you mean 'lamp'?")
+
+
+def test_replays_may_stand_outside_the_project_and_reproduce_each_other(bench: Bench, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "light.replay.yaml").write_text(LIGHT.replace("  - {choose: leave, expect: {ended: true}}\n", ""))
+    again = "replay: again\nreproduce: light.replay.yaml\nsteps: [{choose: leave}]\n"
+    (elsewhere / "again.replay.yaml").write_text(again, encoding="utf-8")
+
+    told = bench.told("--replays", str(elsewhere))
+
+    assert told["replays"] == {"played": 2, "failed": [], "turns": 5}
+    assert told["hits"]["replays"]["endings"] == {"OUT": 1}
 
 
 # Exploration.

@@ -262,7 +262,7 @@ def test_a_picture_is_written_to_a_file_without_colour(desk: Desk, tmp_path: Pat
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["hal"], "no machine 'hal'. Did you mean 'hall'?"),
+        (["hal"], "there is no machine 'hal'. Did you mean 'hall'?"),
         (["hall", "--language", "fr"], "hall offers zh, en, and no fr"),
         (["hall", "--session", "one", "--heat"], "two pictures"),
         (["hall", "--session", "nobody"], "there is no session 'nobody'"),

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from runtime.bench.coverage import KINDS, Coverage, Goal, Goals, Kind, Share, goals, merged, missed, plain, shares
 from runtime.machine import Machine
+from server.bench.gathering import HOW_TO_MAKE_ONE
 from server.bench.played import Journal, counted
 from server.tend.pages import aligned, clean
 
@@ -153,6 +154,8 @@ def sources(report: Report) -> Iterator[str]:
     """Where the figures come from, what was left out, and which rungs told; in lines."""
     replays = report.replays
     yield f"{counted(replays.played, 'replay')}, {counted(replays.coverage.turns, 'turn')}{_failed(replays.failed)}"
+    if not replays.played:
+        yield HOW_TO_MAKE_ONE
     if report.explored is not None:
         yield f"explored: {counted(report.explored.coverage.turns, 'turn')}"
         yield from (f"  {each}" for each in report.explored.bounded)

@@ -13,27 +13,26 @@ from typing import Any, TypeVar
 import click
 
 from runtime import loader
-from runtime.bench.against import findings_against
+from runtime.bench.against import UNKNOWN, findings_against
 from runtime.bench.coverage import KINDS, Coverage, Kind, covered, merged
 from runtime.bench.explore import quick
 from runtime.bench.player import played
 from runtime.bench.pool import cores, shared_out
 from runtime.bench.replay import Replay
-from runtime.bench.replay_file import read_replays, replay_files, text_of
 from runtime.errors import DesignError, Finding
 from runtime.machine import Machine
 from runtime.request import nearest
+from runtime.shape import did_you_mean
 from server.bench.coverage_html import page
 from server.bench.coverage_report import GATED, Explored, OfReplays, Report, Under, as_json, report_of, text
+from server.bench.gathering import REPLAYS, bundles_of, replays_in
 from server.bench.graph_svg import svg
-from server.bench.graphing import heat_of, machine_named, show
+from server.bench.graphing import heat_of, show
 from server.bench.played import Journal, played_in_journal
 from server.options import settings_of
 from server.owner import Told, owner_of
 from server.tend.working import bar, ended
 
-REPLAYS = "replays"
-"""Where a project's replays stand."""
 FAILED = ("failed", "xpassed")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -84,9 +83,7 @@ def _journals(machines: Mapping[str, Machine], options: dict[str, Any]) -> dict[
 
 def machines_of(project: Path, names: Iterable[str]) -> dict[str, Machine]:
     """The machines of a project that are named, all where none is. Raises UsageError, DesignError."""
-    if chosen := list(dict.fromkeys(names)):
-        return {name: machine_named(project, name) for name in chosen}
-    return loader.load_project(project)
+    return {name: loader.load(files) for name, files in bundles_of(project, names).items()}
 
 
 def thresholds(written: str | None) -> dict[Kind, float]:
@@ -125,7 +122,12 @@ def _percent(number: str) -> float:
 
 def played_all(project: Path, machines: Mapping[str, Machine], folder: Path, jobs: int) -> dict[str, OfReplays]:
     """What the replays of a folder hit of each machine. Raises DesignError with every fault of their files."""
-    replays = [each for each in _replays(project, folder, machines) if each.given.machine in machines]
+    found, faults = replays_in(project, folder)
+    known = loader.read_project(project)
+    faults += [fault for replay in found for fault in _against(machines, known, replay)]
+    if faults:
+        raise DesignError(sorted(set(faults)))
+    replays = [each for each in found if each.given.machine in machines]
     items: list[Asked] = [(str(project), each) for each in replays]
     parts: dict[str, list[Coverage]] = {name: [] for name in machines}
     failed: dict[str, list[str]] = {name: [] for name in machines}
@@ -137,20 +139,15 @@ def played_all(project: Path, machines: Mapping[str, Machine], folder: Path, job
     return {name: OfReplays(merged(*parts[name]), len(parts[name]), tuple(sorted(failed[name]))) for name in machines}
 
 
-def _replays(project: Path, folder: Path, machines: Mapping[str, Machine]) -> list[Replay]:
-    replays: list[Replay] = []
-    findings: list[Finding] = []
-    for file in replay_files([folder] if folder.exists() else []):
-        name = file.relative_to(project).as_posix() if file.is_relative_to(project) else file.as_posix()
-        found, faults = read_replays(name, text_of(str(file)), lambda other: text_of(str(project / other)))
-        findings += faults
-        for replay in found:
-            machine = machines.get(replay.given.machine)
-            findings += findings_against(machine, replay) if machine else []
-            replays.append(replay)
-    if findings:
-        raise DesignError(sorted(set(findings)))
-    return replays
+def _against(machines: Mapping[str, Machine], known: Iterable[str], replay: Replay) -> list[Finding]:
+    """What a replay asks of its machine that isn't there; nothing of one that isn't measured."""
+    name = replay.given.machine
+    if name in machines:
+        return findings_against(machines[name], replay)
+    if name in known:
+        return []
+    place = replay.places.get("given.machine", (replay.file, 1, 1))
+    return [Finding(*place, UNKNOWN, f"no machine '{name}'{did_you_mean(name, known, 'There is ' + ', '.join(known))}")]
 
 
 def play_one(asked: Asked) -> tuple[Coverage, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def replays_in(project: Path, folder: Path) -> tuple[list[Replay], list[Finding]
     found: list[Replay] = []
     faults: set[Finding] = set()
     for file in replay_files([folder] if folder.exists() else []):
-        name = file.relative_to(project).as_posix() if file.is_relative_to(project) else file.as_posix()
+        name = Path(os.path.relpath(file, project)).as_posix()
         try:
             text = text_of(str(file))
         except (OSError, UnicodeDecodeError) as error:

@@ -13,8 +13,8 @@ import click
 from runtime import loader
 from runtime.bench.coverage import Coverage
 from runtime.machine import Machine
-from runtime.request import nearest
 from server import graph
+from server.bench.gathering import bundles_of
 from server.bench.graph_svg import svg
 from server.bench.graph_terminal import NARROW, terminal
 from server.bench.marks import BLANK, Marks, path_of
@@ -39,7 +39,7 @@ def draw(options: dict[str, Any]) -> int:
     name, form, output = options.pop("machine"), options.pop("form"), options.pop("output")
     language, session, is_hot = options.pop("language") or "", options.pop("session"), options.pop("heat")
     told = Told(options.pop("url"), options.pop("token"))
-    machine = machine_named(options.get("project") or Path(), name)
+    machine = loader.load(bundles_of(options.get("project") or Path(), [name])[name])
     if language and language not in machine.definition.languages:
         raise click.UsageError(f"{machine.name} offers {', '.join(machine.definition.languages)}, and no {language}")
     if session and is_hot:
@@ -54,16 +54,6 @@ def draw(options: dict[str, Any]) -> int:
         return show(FORMATS[form](machine, marks, language), output)
 
     return ended(work())
-
-
-def machine_named(project: Path, name: str) -> Machine:
-    """A machine of a project. Raises UsageError with the names that are meant, DesignError for its faults."""
-    bundles = loader.read_project(project)
-    if name not in bundles:
-        meant = nearest(name, bundles)
-        hint = f"Did you mean '{meant}'?" if meant else f"There is {', '.join(bundles)}."
-        raise click.UsageError(f"no machine '{name}'. {hint}")
-    return loader.load(bundles[name])
 
 
 def show(picture: str, output: Path | None) -> int:
