@@ -154,6 +154,21 @@ def test_our_own_suite_collects_no_replay_beside_its_tests(pytestconfig: pytest.
     assert conftest.collect_ignore_glob == ["*.replay.yaml"]
 
 
+def test_a_failed_run_is_kept_until_it_passes(folder: pytest.Pytester):
+    """In the place and form of the command's; it is nobody's test."""
+    file = write(folder, "replays/dark.replay.yaml", WRONG)
+
+    shown = folder.runpytest_inprocess().stdout.str()
+
+    (kept,) = (folder.path / ".edgewise" / "failed").iterdir()
+    assert f"play it again: edgewise replay .edgewise/failed/{kept.name}" in shown
+    assert "# Failed: replays/dark.replay.yaml::it goes dark" in kept.read_text(encoding="utf-8")
+    assert (folder.path / ".edgewise" / ".gitignore").read_text(encoding="utf-8") == "*\n"
+    file.write_text(WRONG.replace("HALL.dark", "HALL.bright").replace("END_DARK", "HALL"), encoding="utf-8")
+    folder.runpytest_inprocess().assert_outcomes(passed=1)
+    assert not kept.exists()
+
+
 # Letting replays expect what comes.
 
 

@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 
 from runtime import loader
+from runtime.bench import failed
 from runtime.bench.against import findings_against
-from runtime.bench.failed import told
 from runtime.bench.modes import Mode
 from runtime.bench.player import Result, played
 from runtime.bench.replay import Replay
@@ -21,7 +21,7 @@ from runtime.machine import Machine
 from runtime.request import nearest
 from server.tend.changing import whole_file
 
-__all__ = ["NotUpdated", "named", "played_in_project", "replays_of", "told", "update"]
+__all__ = ["NotUpdated", "keep_run", "named", "played_in_project", "replays_of", "told", "update"]
 
 
 def replays_of(path: Path, root: Path) -> tuple[tuple[Replay, ...], list[str]]:
@@ -56,6 +56,13 @@ def played_in_project(replay: Replay, path: Path, mode: Mode) -> Result:
     return asyncio.run(played(replay, machine, mode=mode))
 
 
+def told(result: Result, path: Path) -> str:
+    """What is otherwise than a file says, and how to play the run again, which is kept; '' where all is right."""
+    run = failed.failed_text(result) if result.verdict == "failed" else ""
+    kept = keep_run(result.replay, path, project_of(path), run)
+    return "\n".join([*failed.told(result), *([f"  play it again: edgewise replay {kept}"] if kept else [])])
+
+
 @cache
 def machine_of(project: Path, name: str) -> Machine:
     """A machine of a project. Raises MachineNotFound, DesignError with all its faults."""
@@ -84,3 +91,18 @@ def update(path: Path, root: Path, mode: Mode) -> bool:
     with whole_file(path) as out:
         out.write(expecting.encode())
     return True
+
+
+def keep_run(replay: Replay, file: Path, project: Path, run: str) -> str:
+    """Keep the text of a failed run of a file's replay in the project, and where; without one, '' and no longer."""
+    folder = project / failed.FOLDER
+    if file.resolve().is_relative_to(folder.resolve()):
+        return str(file) if run else ""
+    kept = folder / failed.failed_name(named(file, project) + replay.id.removeprefix(replay.file))
+    if not run:
+        kept.unlink(missing_ok=True)
+        return ""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder.parent / ".gitignore").write_text("*\n", encoding="utf-8")
+    kept.write_text(run, encoding="utf-8", newline="\n")
+    return os.path.relpath(kept)

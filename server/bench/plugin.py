@@ -91,8 +91,8 @@ class ReplayItem(pytest.Item):
             pytest.skip(result.reason)
         if result.verdict == "failed" and self.config.getoption(UPDATE):
             self._update()
-        elif result.verdict in ("failed", "xfailed"):
-            raise ReplayFailed("\n".join(told(result)))
+        elif why := told(result, self.path):
+            raise ReplayFailed(why)
 
     def _update(self) -> None:
         """Write what came into the file. Raises ReplayFailed where that can't be."""

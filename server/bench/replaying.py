@@ -26,7 +26,7 @@ from runtime.bench.replay_file import read_replays, replay_files
 from runtime.bench.updating import NotUpdated, updated
 from runtime.errors import DesignError, Refusal
 from runtime.machine import Machine
-from server.bench.collecting import machine_of, project_of, replays_of
+from server.bench.collecting import keep_run, machine_of, project_of, replays_of
 from server.bench.remote import played_at
 from server.build import narrator_of
 from server.options import settings_of
@@ -77,7 +77,7 @@ def replay(options: dict[str, Any]) -> int:
     _refuse_mixed(options)
     project, mode = options["project"], options["mode"]
     paths = options["paths"] or [(project or Path()) / REPLAYS]
-    files = replay_files(paths)
+    files = replay_files(path for path in paths if path.exists())
     if not files:
         where = ", ".join(map(str, paths))
         raise click.UsageError(f"no *.replay.yaml is in {where}. `edgewise record` makes one of a session.")
@@ -217,24 +217,7 @@ def _told_anew(items: Sequence[Item], options: dict[str, Any]) -> list[Report]:
 
 def _kept(report: Report, item: Item) -> Report:
     """The report with where its run is kept; what failed before and passes now is kept no longer."""
-    folder = item.project / failed.FOLDER
-    file = Path(item.replay.file)
-    if file.resolve().is_relative_to(folder.resolve()):
-        return replace(report, failed_run=str(file) if report.run else "")
-    run = folder / failed.failed_name(_in_project(item))
-    if not report.run:
-        run.unlink(missing_ok=True)
-        return report
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder.parent / ".gitignore").write_text("*\n", encoding="utf-8")
-    run.write_text(report.run, encoding="utf-8", newline="\n")
-    return replace(report, failed_run=os.path.relpath(run))
-
-
-def _in_project(item: Item) -> str:
-    """A replay's id as it is from anywhere: its file is named as seen from the project."""
-    file = os.path.relpath(item.replay.file, item.project)
-    return Path(file).as_posix() + item.replay.id.removeprefix(item.replay.file)
+    return replace(report, failed_run=keep_run(item.replay, Path(item.replay.file), item.project, report.run))
 
 
 # Making files expect what came.
