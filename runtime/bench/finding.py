@@ -28,3 +28,7 @@ class Bug(Struct, frozen=True, kw_only=True):
     where: str
     replay: Replay | None = None
     seed: str = ""
+
+    def __hash__(self) -> int:
+        """By what it says: a replay's maps have no hash."""
+        return hash((self.kind, self.machine, self.what, self.where, self.seed))
