@@ -22,7 +22,8 @@ from runtime.expression import (
     prepare,
     tokens,
 )
-from runtime.machine import CompiledEdge, Machine, base_names, edge_names, members_of
+from runtime.machine import CompiledEdge, Machine, base_names, edge_names
+from runtime.model import LongDie
 
 COMPARING = ("<=", ">=", "==", "!=", "<", ">")
 NEVER = 1_000.0
@@ -103,7 +104,7 @@ class Conditions:
         except ExpressionError:
             return None
 
-    def judged(self, scope: Mapping[str, Any]) -> tuple[tuple[bool | None, ...], tuple[float, ...]]:
+    def judged(self, scope: Mapping[str, Any]) -> Judgement:
         """Which conditions hold in a scope, and how far each is from the other; None where it can't be said yet."""
         known = activation(scope)
         prepare(self._batch, known)
@@ -114,7 +115,7 @@ class Conditions:
             holds.append(_value(each.expression, known) if is_known else None)
             value = _value(each.gap, known) if each.gap is not None and is_known else None
             gaps.append(NEVER if is_fixed else 1.0 + self._weighed(number, value))
-        return tuple(holds), tuple(gaps)
+        return Judgement(holds, gaps, self.ways)
 
     def _weighed(self, number: int, value: Any) -> float:
         """A gap as a part of the widest that was seen: of no condition does one step count for nothing."""
@@ -223,28 +224,59 @@ def numbers_in(formula: Formula) -> Iterator[int]:
         yield from numbers_in(part)
 
 
-Ways = Mapping[int, tuple[tuple[Formula, bool], ...]]
-"""A condition's number → what must hold (or not) before an assign makes it true, where each assign asks for that."""
-NO_WAYS: Ways = {}
+DEEP = 2
+"""How many conditions are looked through, from one to what must hold before an assign makes it true."""
 
 
-def distance(
-    formula: Formula, holds: Sequence[bool | None], gaps: Sequence[float], *, wanted: bool = True, ways: Ways = NO_WAYS,
-) -> float:  # fmt: skip
-    """How far a formula is from being as wanted: 0 where it is, or where only a turn's own inputs decide."""
-    kind = formula[0]
-    if kind == "is":
-        number = formula[1]
-        if holds[number] is None or holds[number] == wanted:
+class Ways(Struct, frozen=True):
+    """How conditions come about: for each what must hold before an assign brings it nearer.
+
+    `lasting` are those that no assign takes back once they hold.
+    """
+
+    to: Mapping[int, tuple[Formula, ...]]
+    lasting: frozenset[int]
+
+
+class Judgement:
+    """The conditions of one session: which hold, how far the others are, and what was worked out from that."""
+
+    def __init__(self, holds: Sequence[bool | None], gaps: Sequence[float], ways: Ways) -> None:
+        """Take what was judged, and what brings conditions about."""
+        self.holds, self.gaps, self.ways = tuple(holds), tuple(gaps), ways
+        self._found: dict[tuple[int, int], float] = {}
+
+    def distance(self, formula: Formula, *, wanted: bool = True, deep: int = DEEP) -> float:
+        """How far a formula is from being as wanted: 0 where it is, or where only a turn's own inputs decide."""
+        kind = formula[0]
+        if kind == "is":
+            return self._of(formula[1], wanted=wanted, deep=deep)
+        if kind == "not":
+            return self.distance(formula[1], wanted=not wanted, deep=deep)
+        each = [self.distance(part, wanted=wanted, deep=deep) for part in formula[1:]]
+        if not each:
             return 0.0
-        before = (distance(way, holds, gaps, wanted=want) for way, want in ways.get(number, ()))
-        return gaps[number] + (min(before, default=0.0) if wanted else 0.0)
-    if kind == "not":
-        return distance(formula[1], holds, gaps, wanted=not wanted, ways=ways)
-    each = [distance(part, holds, gaps, wanted=wanted, ways=ways) for part in formula[1:]]
-    if not each:
-        return 0.0
-    return sum(each) if (kind == "and") == wanted else min(each)
+        return sum(each) if (kind == "and") == wanted else min(each)
+
+    def _of(self, number: int, *, wanted: bool, deep: int) -> float:
+        now = self.holds[number]
+        if now is None or now == wanted:
+            return 0.0
+        if not wanted and number in self.ways.lasting:
+            return NEVER
+        if not wanted or deep <= 0:
+            return self.gaps[number]
+        if (number, deep) not in self._found:
+            self._found[number, deep] = self.gaps[number] + self._before(self.ways.to.get(number, ()), deep - 1)
+        return self._found[number, deep]
+
+    def _before(self, ways: Sequence[Formula], deep: int) -> float:
+        least = NEVER if ways else 0.0
+        for way in ways:
+            least = min(least, self.distance(way, deep=deep))
+            if not least:
+                break
+        return least
 
 
 def _moving(machine: Machine) -> set[str]:
@@ -259,34 +291,89 @@ def _moving(machine: Machine) -> set[str]:
 
 
 def _ways(machine: Machine, conditions: Conditions) -> Ways:
-    """For each `variable == member`: what the assigns that bring it ask for, where none brings it for nothing."""
-    lines = [line for compiled in _edges_of(machine) for line in compiled.assigns]
-    members = members_of(machine.definition)
-    found: dict[int, tuple[tuple[Formula, bool], ...]] = {}
+    """What must hold before some assign brings a condition nearer: the guards of its edge, and its own."""
+    edges = [each for each in _edges_of(machine) if each.edge.source]
+    entries = [(line.name, line.value.source) for entry in machine.entries.values() for line in entry]
+    lines = [*entries, *((line.name, line.value.source) for each in edges for line in each.assigns)]
+    learned = {rule.name for each in edges for rule in each.learn}
+    found: dict[int, tuple[Formula, ...]] = {}
+    lasting: set[int] = set()
     for number, each in enumerate(list(conditions.all)):
-        name, operator, member = (*(token.text for token in tokens(each.source)), "", "", "")[:3]
-        if operator != "==" or member not in members:
+        found[number] = ()
+        if each.inputs:
             continue
-        ways = [way for line in lines if line.name == name for way in _way(line.value.source, member, conditions)]
-        if ways and all(way is not None for way in ways):
-            found[number] = tuple(way for way in ways if way is not None)
-    return found
+        names = {*each.expression.names}
+        if names <= machine.definition.context.keys() - learned and not any(_takes(*line, each) for line in lines):
+            lasting.add(number)
+        ways: dict[Formula, None] = {}
+        for compiled in edges:
+            guard = conditions.formulas.get(compiled.full_name, ("and",))
+            for line in compiled.assigns:
+                asked = _brings(line.name, line.value.source, each, compiled, conditions)
+                ways |= {("and", guard, *own): None for own in asked}
+        found[number] = tuple(ways)
+    return Ways(found, frozenset(lasting))
 
 
-def _way(source: str, member: str, conditions: Conditions) -> Iterator[tuple[Formula, bool] | None]:
-    """How an assign comes to a member: None for nothing, else what `asked ? member : …` asks for."""
-    found = list(tokens(source))
-    if source.strip() == member:
-        yield None
+def _takes(name: str, source: str, condition: Condition) -> bool:
+    """Whether an assign may take a condition back that holds; only what surely doesn't is said not to."""
+    if name not in condition.expression.names:
+        return False
+    words = [token.text for token in tokens(condition.source)]
+    written = [token.text for token in tokens(source)]
+    if words == [name]:
+        return written != ["true"]
+    if words[1:2] == ["in"]:
+        return written[:2] != ["add", "("] or written[2:3] != [name]
+    if words[:2] == [name, ">="] or words[:2] == [name, ">"]:
+        return written[:2] != [name, "+"]
+    return True
+
+
+def _brings(
+    name: str, source: str, wanted: Condition, compiled: CompiledEdge, conditions: Conditions
+) -> Iterator[tuple[Formula, ...]]:
+    """What an assign asks for beside its edge's guards to bring a condition nearer; nothing where it doesn't."""
+    if name not in wanted.expression.names:
         return
+    words = [token.text for token in tokens(wanted.source)]
+    written = [token.text for token in tokens(source)]
+    if words == [name]:
+        yield from [()] if written == ["true"] else []
+    elif words[1:2] == ["in"]:
+        yield from [()] if written[:1] == ["add"] and words[0] in written else []
+    elif words[:2] == [name, "=="] and wanted.gap is None:
+        yield from _comes_to(source, words[-1], compiled, conditions)
+    elif wanted.gap is not None:
+        is_more = any(sign in words for sign in (">", ">=", "=="))
+        is_less = any(sign in words for sign in ("<", "<=", "=="))
+        raises, lowers = {"+", "add", "max"} & {*written}, {"-", "remove", "min"} & {*written}
+        is_set_anew = name not in written
+        yield from [()] if (is_more and raises) or (is_less and lowers) or is_set_anew else []
+
+
+def _comes_to(
+    source: str, member: str, compiled: CompiledEdge, conditions: Conditions
+) -> Iterator[tuple[Formula, ...]]:
+    """What must hold so that an expression comes to a member: `asked ? member : dice.where`, or either alone."""
+    found = list(tokens(source))
     question, colon = (_at_top(found, 0, len(found), sign) for sign in "?:")
     if len(question) != 1 or len(colon) != 1:
+        yield from [()] if _shows(source.strip(), member, compiled) else []
         return
     asked = conditions.formula(_between(source, found, 0, question[0]))
-    yes = _between(source, found, question[0] + 1, colon[0])
-    no = _between(source, found, colon[0] + 1, len(found))
-    if asked is not None and member in (yes, no):
-        yield asked, yes == member
+    if asked is None:
+        return
+    if _shows(_between(source, found, question[0] + 1, colon[0]), member, compiled):
+        yield (asked,)
+    if _shows(_between(source, found, colon[0] + 1, len(found)), member, compiled):
+        yield (("not", asked),)
+
+
+def _shows(source: str, member: str, compiled: CompiledEdge) -> bool:
+    """Whether a name is a member, or a die that can show it."""
+    die = compiled.edge.dice.get(source.removeprefix("dice."))
+    return source == member or (isinstance(die, LongDie) and member in (die.pick or ()))
 
 
 def literals(sources: Iterable[str]) -> set[int]:

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from runtime.advance import scope_of
 from runtime.bench import properties
-from runtime.bench.conditions import NEVER, Conditions, Formula, compiled_edges, distance, literals, numbers_in
+from runtime.bench.conditions import NEVER, Conditions, Formula, Judgement, compiled_edges, literals, numbers_in
 from runtime.bench.coverage import Goal, goals, said_by, touched
 from runtime.bench.moves import Move, refused, settled, tried
 from runtime.bench.trial import Step, Trial
@@ -45,7 +45,7 @@ GoalKey = tuple[str, Any]
 """A goal's kind and key."""
 BREADTH_SHARE = 0.1
 """How much of the budget the breadth-first search may take."""
-NOVELTY_SHARE = 0.5
+NOVELTY_SHARE = 0.25
 """Up to where in the budget combinations are looked for."""
 FOCUS_SHARE = 0.12
 """How much of what is left one open goal may take at a time."""
@@ -110,7 +110,7 @@ class Search:
         self._open = {(goal.kind, goal.key) for goal in self.goals}
         self._novel: set[Key] = set()
         self._late: set[Key] = set()
-        self._judgements: dict[int, tuple[tuple[bool | None, ...], tuple[float, ...]]] = {}
+        self._judgements: dict[int, Judgement] = {}
         self._hops: dict[int, dict[tuple[str, str], float]] = {}
         self._roads = _roads(machine)
         self._times: dict[int | None, tuple[int, ...]] = {}
@@ -220,22 +220,23 @@ class Search:
 
     def _missing(self, number: int, aims: Sequence[tuple[CompiledEdge, Formula]]) -> float:
         """How far a session is from the nearest aim: states to go, and conditions that don't hold."""
-        holds, gaps = self._judged(number)
-        session, ways = self.nodes[number].session, self.conditions.ways
+        judged, session = self.judged(number), self.nodes[number].session
         away = []
         for compiled, wanted in aims:
             edge = compiled.edge
             used = edge.once and edge.once in session.used
             to_go = 0.0 if edge.source == ROOT else self._to_go(number, edge.source)
-            away.append(distance(wanted, holds, gaps, ways=ways) + to_go + (NEVER if used else 0.0))
+            away.append(judged.distance(wanted) + to_go + (NEVER if used else 0.0))
         return min(away) + 0.001 * self.nodes[number].depth
 
     def _to_go(self, number: int, wanted: str) -> float:
         """How far another state is: one for each edge on the best way, and what is missing to take it."""
         if number not in self._hops:
-            holds, gaps = self._judged(number)
-            costs = {pair: min(self._to(each, holds, gaps) for each in edges) for pair, edges in self._roads.items()}
-            self._hops[number] = costs
+            judged, guards = self.judged(number), self.conditions.formulas
+            self._hops[number] = {
+                pair: min(judged.distance(guards.get(each.full_name, ("and",))) for each in edges)
+                for pair, edges in self._roads.items()
+            }
         costs, here = self._hops[number], self.nodes[number].session.state
         best, waiting = {here: 0.0}, [(0.0, here)]
         while waiting:
@@ -249,11 +250,7 @@ class Search:
                     heapq.heappush(waiting, (total, target))
         return NEVER
 
-    def _to(self, edge: CompiledEdge, holds: Any, gaps: Any) -> float:
-        formula = self.conditions.formulas.get(edge.full_name, ("and",))
-        return distance(formula, holds, gaps, ways=self.conditions.ways)
-
-    def _judged(self, number: int) -> tuple[tuple[bool | None, ...], tuple[float, ...]]:
+    def judged(self, number: int) -> Judgement:
         """A node's conditions, judged once."""
         if number not in self._judgements:
             scope = scope_of(self.machine, self.nodes[number].session)
@@ -304,7 +301,7 @@ class Search:
         """The same move after a long time, where some guard may read that the time is up."""
         if not self._timely or step.after.ended:
             return
-        holds, _ = self.conditions.judged(scope_of(self.machine, step.after))
+        holds = self.conditions.judged(scope_of(self.machine, step.after)).holds
         before = self.nodes[number].session.elapsed_ms if number >= 0 else 0
         for seconds in self._seconds(step.after.limit_ms):
             key = (seconds, step.after.state, tuple(holds[each] for each in self._timely))
@@ -400,7 +397,7 @@ class Search:
         if node.is_expanded or node.session.ended:
             return
         scope = scope_of(self.machine, node.session)
-        holds, _ = self._judged(number)
+        holds = self.judged(number).holds
         combined = {(name, *(holds[each] for each in own)) for name, own in self._numbers.items()}
         newness = 2
         for level, features in ((1, combined), (0, set(self._features(node.session, scope)))):
@@ -457,10 +454,10 @@ class Search:
         best: tuple[float, tuple[bool | None, ...]] = (float("inf"), ())
         for number, node in enumerate(self.nodes):
             if source in (ROOT, node.session.state) and not node.session.ended:
-                holds, gaps = self._judged(number)
-                missing = distance(formula, holds, gaps, wanted=outcome)
+                judged = self.judged(number)
+                missing = judged.distance(formula, wanted=outcome, deep=0)
                 if missing < best[0]:
-                    best = (missing, holds)
+                    best = (missing, judged.holds)
         return best
 
 
