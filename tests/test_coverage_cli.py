@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import re
+from collections.abc import AsyncIterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from conftest import SCALE, tiny
+from msgspec.structs import replace
 from test_graph import SHIPPED
 from test_sessions_cli import Said, _quiet, whole  # noqa: F401 - a fixture
 from test_tending import HALL, TOKENS, served
@@ -24,8 +26,9 @@ from runtime.bench.trial import Trial
 from runtime.machine import Machine
 from runtime.model import edges_of
 from runtime.narrators.offline import Offline
-from runtime.progress import Done
+from runtime.progress import Done, Progress
 from runtime.session import Invoke
+from runtime.stores import Row
 from runtime.stores.memory import MemoryStore
 from runtime.turn import Runtime, play
 from server.bench.coverage_html import lines_of
@@ -389,6 +392,26 @@ async def test_a_journal_counts_what_a_trial_counts_of_the_same_turns(name: str,
 
     (version,) = last.facts["versions"]
     assert read_plain(version["coverage"]) == covered(machine, steps)
+
+
+class Damaged(MemoryStore):
+    """A store whose first entry was altered."""
+
+    async def walk(self, after: str = "") -> AsyncIterator[Row]:
+        is_first = True
+        async for row in super().walk(after):
+            yield replace(row, body=b"{}") if is_first else row
+            is_first = False
+
+
+async def test_what_can_t_be_read_is_left_out_and_the_rest_is_counted_on_its_way(tmp_path: Path):
+    async with served(tmp_path, Damaged()) as web:
+        await web.play("s1", to_end=True)
+        *progress, last = [step async for step in journal.counted(web.runtime, every=1)]
+
+    assert progress == [Progress(1, 2), Progress(2, 2)]
+    assert isinstance(last, Done)
+    assert read_plain(last.facts["versions"][0]["coverage"]).edges == {"HALL.leave": 1}
 
 
 class Forgetful(MemoryStore):

@@ -290,6 +290,18 @@ def test_a_session_is_not_drawn_on_another_machine(desk: Desk):
     assert "session 'one' plays hall, and not cave" in said.err
 
 
+def test_a_path_says_which_edges_this_version_does_not_have(tmp_path: Path):
+    desk = Desk(tmp_path)
+    desk.play("s", 1, 2)
+    file = desk.project / "machines" / "hall.yaml"
+    file.write_text(file.read_text(encoding="utf-8").replace("key: leave", "key: go"), encoding="utf-8")
+
+    shown = desk.good("graph", "hall", "--session", "s").out
+
+    assert "The path of session s: 3 turns; this version has no edge HALL.leave." in shown
+    assert "hit “捶墙👻” → HALL  turn 2" in shown
+
+
 @pytest.mark.slow
 def test_while_a_server_holds_the_journal_it_is_asked(tmp_path: Path):
     """With the lock file's token, and by its URL; sessions are not exported one by one."""
