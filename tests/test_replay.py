@@ -440,6 +440,11 @@ def test_rerun_asks_again_and_holds_it_to_the_contract_and_the_structure():
     assert differs(again(text.replace("hp: 3", "hp: 4"), whole))[1:3] == ("context.hp", 4)
 
 
+def test_a_result_is_spelled_out_in_a_line():
+    """Event loops do that with what they ran: with every session in it, that takes longer than the play."""
+    assert repr(played_once(one(MISS))) == "<passed: x.replay.yaml::t>"
+
+
 # What is kept of a failure.
 
 

@@ -24,8 +24,9 @@ class Came(Struct, frozen=True, kw_only=True):
     `answer` is the `data` of the answer, None where it was refused or only the rules were asked.
     `error` is a refusal's code, and `refusal` all that it says: error, message, hint and its facts.
     `session` is where it stands then. `context` has variables that are known without a session.
-    `turn` is None for what was refused. `prompt` is what the turn was told by, `entry`
-    what a journal keeps of it, where one does. `is_replayed` where its key was answered before. `broken` is what no replay may expect: a field, and what is wrong with it.
+    `turn` is None for what was refused, `prompt` is what it was told by, `entry` what a journal keeps of
+    it, where there is one. `is_replayed` where its key was answered before. `broken` is what no replay may
+    expect: a field, and what is wrong with it.
     """
 
     number: int

@@ -98,6 +98,7 @@ class _Served:
             self._store, self._cassette, {machine.name: machine}, machine.name, clock_ms=lambda: 0, new_id=lambda: SEED
         )
         self._session: Session | None = None
+        self._rows: list[Row] = []
 
     async def open(self) -> None:
         await self._runtime.open()
@@ -109,22 +110,21 @@ class _Served:
         """Stand where the replay is given to. Raises Refusal where it can't."""
         self._session = given_session(replay, self._machine)
         await self._store.append(sealed(head_of(self._session)))
+        self._rows = await self._store.rows(SESSION)
         return self._session
 
     async def taken(self, sent: Sent) -> Came:
         """Take a step, as often as it says."""
-        before = await self._rows()
         came = await self._once(sent)
         for _ in range(sent.step.times - 1):
             again = await self._once(sent)
             if (again.answer, again.refusal) != (came.answer, came.refusal):
                 return replace(came, broken=("times", "the same request was answered otherwise when it was sent again"))
-        if came.error is not None and await self._rows() != before:
+        if came.error is None:
+            self._rows += await self._store.rows(SESSION, after=len(self._rows))
+        elif await self._store.rows(SESSION, limit=_MOST_ROWS) != self._rows:
             return replace(came, broken=("unchanged", "the refusal left an entry in the journal"))
         return came
-
-    async def _rows(self) -> list[Row]:
-        return await self._store.rows(SESSION, limit=_MOST_ROWS)
 
     async def _once(self, sent: Sent) -> Came:
         before = self._session
