@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,30 @@ def test_the_pipelines_own_cost_rung_by_rung(tmp_path):
     assert len(others) >= 10
     assert all(figure["micros"] > 0 for figure in found.values())
     assert [line for line in run.stdout.splitlines() if line.startswith("a whole turn, offline")]
+
+
+@pytest.mark.slow
+def test_turns_by_the_rules_and_told_beside_what_walks_the_same_states(tmp_path):
+    figures = tmp_path / "figures.json"
+    short = ["ticket_triage", "--seconds", "0.05", "--rounds", "1", "-j", "1", "--json", str(figures)]
+
+    run = subprocess.run(
+        [sys.executable, "benchmarks/bench.py", *short], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    found = json.loads(figures.read_text(encoding="utf-8"))["machines"]["ticket_triage"]
+    kinds = {"rules", "told", "transitions"} | ({"langgraph"} if find_spec("langgraph") else set())
+    assert set(found["per_second"]) == set(found["to_rules"]) == kinds
+    assert all(each > 0 for each in (*found["per_second"].values(), *found["together"].values()))
+    assert found["states"] > 3
+    assert ("uv run --with langgraph" in run.stdout) == ("langgraph" not in kinds)
+
+
+@pytest.mark.slow
+def test_a_machine_that_is_not_there_is_refused_before_anything_is_played():
+    run = subprocess.run(
+        [sys.executable, "benchmarks/bench.py", "haunted"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 2
+    assert "there is no machine 'haunted'; there are haunted_house" in run.stderr
+    assert run.stdout == ""
