@@ -8,11 +8,14 @@ adding the test.
 from __future__ import annotations
 
 import random
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from command import edgewise
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -225,6 +228,31 @@ async def test_its_replay_falls_over_and_says_so():
     assert (result.verdict, result.came[-1].error) == ("failed", "crash")
     assert result.difference is not None
     assert result.difference.step == 2
+
+
+# The commands.
+
+
+@pytest.mark.slow
+def test_the_command_names_each_with_its_place_its_path_and_how_to_play_it_again(tmp_path: Path):
+    """What it says to run finds the bug again: the broken property fails, what the machine does wrong is played."""
+    (tmp_path / "machines").mkdir()
+    for file in PLANTED:
+        shutil.copy(file, tmp_path / "machines")
+
+    told = edgewise("explore", "-j", "1", cwd=tmp_path)
+
+    assert told.returncode == 1, told.stderr
+    for file in PLANTED:
+        kind, _, where = said_of(file, "finds").partition(" ")
+        assert f"  {kind}: {where}: " in told.stdout
+    again = re.findall(r"play it again: edgewise (replay \S+)", told.stdout)
+    assert len(again) == len([file for file in PLANTED if said_of(file, "path")])
+    files = [each.removeprefix("replay ") for each in again if "somebody_lives" in each or "CELLAR" in each]
+    shown = edgewise("replay", "-j", "1", *files, cwd=tmp_path)
+    assert shown.returncode == 1
+    assert "properties.somebody_lives" in shown.stdout
+    assert shown.stdout.endswith("2 replays: 1 failed, 1 passed\n")
 
 
 # All kinds.
