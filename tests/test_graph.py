@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import click
 import pytest
-from command import ESCAPE, edgewise
+from command import ESCAPE
 from conftest import tiny
 from hypothesis import given
 from hypothesis import strategies as st
@@ -308,11 +308,11 @@ def test_while_a_server_holds_the_journal_it_is_asked(tmp_path: Path):
     held = Desk(tmp_path)
     held.play("一", 1, 2)
     with Process(held.project, held.journal, EDGEWISE_OPERATOR_TOKENS="operator") as process:
-        near = edgewise("graph", "hall", "--heat", *held.options)
-        far = edgewise("coverage", "hall", "--project", str(held.project), "--url", process.url, "--token", "operator")
+        near = held.good("graph", "hall", "--heat").out
+        far = held.good("coverage", "hall", "--url", process.url, "--token", "operator").out
         logged = process.log.read_text(encoding="utf-8")
 
-    assert "The journal has 3 turns of 1 session." in near.stdout, near.stderr
-    assert "players: 3 turns of 1 session" in far.stdout, far.stderr
+    assert "The journal has 3 turns of 1 session." in near
+    assert "players: 3 turns of 1 session" in far
     assert logged.count("/store/coverage") == 2
     assert "/export" not in logged
