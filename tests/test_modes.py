@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,18 @@ def test_told_anew_the_rules_hold_all_the_same(kept: str):
     result = play(kept, lamp(MACHINE.replace("oil - dice.cost", "oil")), "rerun", [ANEW] * 3)
     assert result.difference is not None
     assert result.difference.field == "context.oil"
+
+
+def test_where_a_model_teaches_otherwise_another_way_may_open(kept: str):
+    """From there on only the contract is looked at, and that is said."""
+    calm = MACHINE.replace("- {key: rub, text", "- {key: rub, guard: mood == tense, text")
+
+    other = play(kept, lamp(calm), "rerun", [ANEW] * 3)
+    same = play(kept, lamp(calm), "rerun", [{**ANEW, "mood": "tense"}] * 3)
+
+    assert (other.verdict, same.verdict, same.reason) == ("passed", "passed", "")
+    assert other.reason == "taught otherwise in step 1: from there only the contract was looked at"
+    assert other.came[2].error == "option_not_offered"
 
 
 # Recorded again.
@@ -244,3 +257,4 @@ def test_a_model_is_held_to_the_contract_by_one_command(desk: Desk, llm: FakeLLM
 
     assert done.exit_code == 0, done.output
     assert "passed" in done.stdout
+    assert re.search(r"step 3 HALL.rub: fake-1, json_object, [1-9]\d* tokens", done.stdout)

@@ -137,14 +137,15 @@ class Course:
     def _without_prose(self, came: Came, expect: Expect) -> Expect:
         """What is left of an expectation where a model tells anew: neither its words nor what it teaches.
 
-        Where it taught otherwise, other ways may be open from there on than the recorded one.
+        Where it taught otherwise what a rule reads, other ways may be open from there than the recorded one.
         """
         edges = [self._machine.initial, *(each for row in self._machine.table.values() for each in row)]
         taught = {rule.name for each in edges for rule in each.learn}
         context = {name: value for name, value in expect.context.items() if name not in taught}
         self._taught |= {name: value for name, value in expect.context.items() if name in taught}
         known = came.session.context if came.session is not None else {}
-        if any(known.get(name, value) != value for name, value in self._taught.items()):
+        otherwise = {name for name, value in self._taught.items() if known.get(name, value) != value}
+        if otherwise & _read_by_rules(self._machine):
             self._apart = came.number
             expect = replace(expect, next=None, allowed=None, should_end=None, options=None)
         return replace(expect, texts={}, meta={}, context=context)
@@ -181,6 +182,19 @@ class Course:
         else:
             verdict = "passed" if found is None else "failed"
         return Result(replay=replay, verdict=verdict, difference=found, came=tuple(self._came), reason=reason)
+
+
+def _read_by_rules(machine: Machine) -> set[str]:
+    """The variables that a guard, an assign or an entry reads."""
+    edges = [machine.initial, *(each for row in machine.table.values() for each in row)]
+    lines = [
+        *(line for each in edges for line in each.assigns),
+        *(line for each in machine.entries.values() for line in each),
+    ]
+    return {
+        *(name for each in edges for guard in each.guards for name in guard.names),
+        *(name for line in lines for name in line.value.names),
+    }
 
 
 def _messages(refusal: Refusal) -> list[str]:

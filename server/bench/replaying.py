@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from runtime.bench import failed
 from runtime.bench.against import findings_against
+from runtime.bench.expecting import Came
 from runtime.bench.modes import Mode
 from runtime.bench.player import Result, played
 from runtime.bench.pool import cores, shared_out
@@ -167,24 +168,35 @@ async def _report(item: Item, play: Callable[[Replay, Machine], Awaitable[Result
         return _faulty(item, (f"machine '{item.replay.given.machine}': {each}" for each in error.findings))
     except Refusal as refusal:
         return _faulty(item, [f"{refusal.message}. {refusal.hint}"])
-    return _told(await play(item.replay, machine))
+    return _told(await play(item.replay, machine), item.mode)
 
 
 def _faulty(item: Item, lines: Iterable[str]) -> Report:
     return Report(id=item.replay.id, verdict=FAULTY, lines=tuple(lines))
 
 
-def _told(result: Result) -> Report:
+def _told(result: Result, mode: Mode) -> Report:
     found = result.difference
+    anew = tuple(_anew(result.came)) if mode == "rerun" else ()
     is_bad = result.verdict == "failed"
     return Report(
         id=result.replay.id,
         verdict=result.verdict,
         reason=result.reason,
         difference=None if found is None else msgspec.to_builtins(found),
-        lines=tuple(failed.told(result)) if is_bad else (),
+        lines=(*anew, *(failed.told(result) if is_bad else ())),
         run=failed.failed_text(result) if is_bad else "",
     )
+
+
+def _anew(came: Iterable[Came]) -> Iterator[str]:
+    """A line for each turn that was told anew: by whom, over which rungs, at what cost."""
+    for each in came:
+        if each.answer is not None and each.prompt is not None:
+            meta = each.answer["payload"]["meta"]
+            tokens = meta["usage"]["prompt_tokens"] + meta["usage"]["completion_tokens"]
+            edge, rungs = each.answer["payload"]["outcome"]["edge"], ", ".join(meta["rungs"])
+            yield f"step {each.number} {edge}: {meta['model'] or meta['narrator']}, {rungs}, {tokens:,} tokens"
 
 
 def _told_anew(items: Sequence[Item], options: dict[str, Any]) -> list[Report]:
