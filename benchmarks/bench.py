@@ -239,9 +239,10 @@ def main() -> None:
     parser.add_argument("-j", "--jobs", type=int, default=cores(), help="how many processes play at once in the end")
     parser.add_argument("--json", type=Path, help="write the figures to this file, - for standard output")
     given = parser.parse_args()
+    names = sorted(path.stem for path in (ROOT / "machines").glob("*.yaml"))
+    if unknown := [name for name in given.machines if name not in names]:
+        parser.error(f"there is no machine '{unknown[0]}'; there are {', '.join(names)}")
     machines = loader.load_project(ROOT)
-    if unknown := [name for name in given.machines if name not in machines]:
-        parser.error(f"there is no machine '{unknown[0]}'; there are {', '.join(machines)}")
     rows = {
         name: measured(machines[name], given.seconds, given.rounds)
         | {"together": together(name, given.seconds, given.jobs)}

@@ -307,12 +307,15 @@ def ai_state_of(
     Where the narration brings none, the branch's last value stands; before any, `first`'s.
     """
     words = flattened("output", told)
-    known = activation({**scope_of(machine, session), **words})
+    known: Activation | None = None
     shown: dict[str, Any] = {}
     for name, expression in machine.ai_state.items():
         stands = session.ai_state.get(name, first.get(name, ""))
-        is_word = expression.names == (expression.source,) and expression.source.startswith("output.")
-        shown[name] = words.get(expression.source, stands) if is_word else _shown_or(expression, known, stands)
+        if expression.names == (expression.source,) and expression.source.startswith("output."):
+            shown[name] = words.get(expression.source, stands)
+        else:
+            known = known or activation({**scope_of(machine, session), **words})
+            shown[name] = _shown_or(expression, known, stands)
     return shown
 
 

@@ -77,8 +77,12 @@ def _quantity(
 ) -> Quantity:
     before, after = changes.get(name, (context[name], context[name]))
     known = (before, after, variable.min, variable.max, _size(before, after))
-    names = tuple(dict.fromkeys(filter(None, (_plain_label(label), name.replace("_", " ")))))
-    return Quantity(names, frozenset(float(each) for each in known if isinstance(each, int | float)))
+    return Quantity(_names(label, name), frozenset(float(each) for each in known if isinstance(each, int | float)))
+
+
+@lru_cache(maxsize=1024)
+def _names(label: str, name: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(filter(None, (_plain_label(label), name.replace("_", " ")))))
 
 
 def _size(before: Value, after: Value) -> float | None:

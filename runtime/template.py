@@ -144,7 +144,7 @@ def _metered(function: Callable[..., Any]) -> Callable[..., Any]:
         spend(_size(result))
         if result is filters.NOTHING:
             return _ENVIRONMENT.undefined("the list is empty")
-        return quoting.like(result, value, args, named)
+        return quoting.like(result, value, *args, *named.values())
 
     return metered
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,7 +16,7 @@ from runtime.advance import Route, Settled, remaining_seconds
 from runtime.constraints import mask, terms_of
 from runtime.model import UNLIMITED, said_in
 from runtime.quoting import Quoted, Spoken
-from runtime.session import KEY_CHOICES, Change, Entry, Offer, Outcome, Session
+from runtime.session import DAY_MS, KEY_CHOICES, Change, Entry, Offer, Outcome, Session
 
 if TYPE_CHECKING:
     from runtime.constraints import Bounds
@@ -112,9 +113,11 @@ def _offered_input(offer: Offer) -> dict[str, str]:
 def allowed(machine: Machine, session: Session, value: Any) -> Any:
     """A designer's text with what the session forbids, or its rating, masked; a list's texts too."""
     terms = terms_of(machine, session.constraints)
-    if isinstance(value, list) and terms:
+    if not terms:
+        return value
+    if isinstance(value, list):
         return [allowed(machine, session, each) for each in value]
-    return mask(value, terms) if terms and isinstance(value, str) else value
+    return mask(value, terms) if isinstance(value, str) else value
 
 
 def masked(machine: Machine, session: Session) -> Iterator[str]:
@@ -271,8 +274,13 @@ def restated(machine: Machine, answer: bytes | msgspec.Raw, session: Session, ro
 
 def trace_id(session: Session, event: str) -> str:
     """`{event}_{run_seed}_{yyyymmdd}_{turn:03d}`: a label for old clients, not an identity."""
-    day = datetime.fromtimestamp(session.answered_at_ms / 1000, UTC).strftime("%Y%m%d")
+    day = _written_day(session.answered_at_ms // DAY_MS)
     return f"{event.lower()}_{session.run_seed}_{day}_{session.turn:03d}"
+
+
+@lru_cache(maxsize=8)
+def _written_day(day: int) -> str:
+    return datetime.fromtimestamp(day * DAY_MS / 1000, UTC).strftime("%Y%m%d")
 
 
 def first_words(machine: Machine, session: Session, told: Mapping[str, str]) -> dict[str, str]:

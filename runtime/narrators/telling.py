@@ -153,13 +153,14 @@ class Telling:
         session, context = self.task.session, self.task.machine.definition.context
         values: dict[str, Any] = {name: "" if value is None else value for name, value in session.slots.items()}
         values |= {name: value for name, value in session.context.items() if not context[name].secret}
-        return {name: self._speak(name, value) for name, value in values.items()}
+        vocabulary = self.fragments.words if self.fragments else {}
+        return {name: self._speak(vocabulary.get(name, {}), value) for name, value in values.items()}
 
-    def _speak(self, name: str, value: Any) -> str:
+    def _speak(self, vocabulary: Mapping[str, str], value: Any) -> str:
         if isinstance(value, list | tuple):
-            return self.voice.listed([self._speak(name, member) for member in value])
-        written = written_as(value)
-        return self._vocabulary(name).get(written, written)[:SPOKEN_MAX_CHARS]
+            return self.voice.listed([self._speak(vocabulary, member) for member in value])
+        written = value if isinstance(value, str) else written_as(value)
+        return vocabulary.get(written, written)[:SPOKEN_MAX_CHARS]
 
     def _vocabulary(self, name: str) -> Mapping[str, str]:
         return self.fragments.words.get(name, {}) if self.fragments else {}
