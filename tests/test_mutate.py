@@ -129,6 +129,37 @@ def test_what_makes_no_difference_anywhere_is_told_apart_from_what_no_test_notic
     assert fate(found, "guard: n < 3 → n < 2").fate == "survived"
 
 
+@pytest.mark.slow
+def test_what_only_a_rare_play_would_show_is_no_equivalent() -> None:
+    found = judge("""
+    initial: CAMP
+    context:
+      foe: {type: int, default: 6, min: 0, max: 6}
+      silver: {type: int, default: 0, min: 0, max: 90}
+      debt: {type: bool}
+    events: {STRIKE: {}, PAY: {}}
+    states:
+      CAMP:
+        on:
+          PAY: [{name: called, guard: debt && silver < 57, target: DEAD}, {name: free, target: CAMP}]
+          STRIKE:
+            dice: {attack: 1d20, wound: 1d4}
+            edges:
+              - {name: slay, guard: dice.attack >= 9 && dice.wound >= foe, target: WON}
+              - {name: miss, target: CAMP}
+      WON: {type: final}
+      DEAD: {type: final}
+    """)
+
+    poorer = fate(found, "guard: debt && silver < 57 → debt && silver < 56")
+    luckier = fate(found, "guard: dice.attack >= 9 && dice.wound >= foe → dice.attack >= 8 && dice.wound >= foe")
+    assert [poorer.fate, luckier.fate] == ["survived", "survived"]
+    assert poorer.killer is not None
+    assert (poorer.killer.given.state, poorer.killer.given.context["silver"]) == ("CAMP", 56)
+    assert luckier.killer is not None
+    assert luckier.killer.steps[-1].dice["attack"] == 8
+
+
 def test_the_score_counts_neither_what_is_equivalent_nor_what_is_invalid() -> None:
     assert Score(killed=9, survived=1, equivalent=5, invalid=7).percent == 90.0
     assert Score(equivalent=2).percent == 100.0

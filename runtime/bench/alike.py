@@ -74,9 +74,14 @@ def differing(sample: Sample, trial: Trial) -> tuple[str, ...]:
         came = refusal.code
     except Exception as error:  # noqa: BLE001 - a mutant may break what no machine that was checked breaks
         return (type(error).__name__,)
-    if isinstance(came, str) or isinstance(sample.came, str):
-        return () if came == sample.came else ("error",)
-    before, now = _shown(sample.came), _shown(came)
+    return apart(sample.came, came)
+
+
+def apart(one: Step | str, other: Step | str) -> tuple[str, ...]:
+    """What differs of two turns, or of the codes of their refusals, by name; () where nothing does."""
+    if isinstance(one, str) or isinstance(other, str):
+        return () if one == other else ("error",)
+    before, now = _shown(one), _shown(other)
     return tuple(name for name in {**before, **now} if before.get(name) != now.get(name))
 
 
@@ -208,14 +213,14 @@ def telling_apart(found: list[Sample], sample: Sample, names: Collection[str], m
         difficulty=first.difficulty,
     )
     *before, last = (_step(each, machine) for each in path)
-    return Replay(name=name, given=given, steps=(*before, _naming(last, sample, names)))
+    return Replay(name=name, given=given, steps=(*before, naming(last, sample.came, names)))
 
 
-def _naming(step: ReplayStep, sample: Sample, names: Collection[str]) -> ReplayStep:
+def naming(step: ReplayStep, came: Step | str, names: Collection[str]) -> ReplayStep:
     """The step with what has these names among what it expects."""
-    if isinstance(sample.came, str):
+    if isinstance(came, str):
         return step
-    after, expect = sample.came.after, step.expect
+    after, expect = came.after, step.expect
     told = {name: value for name, value in after.context.items() if f"context.{name}" in names}
     allowed = after.routing.allowed_event_types if "allowed" in names else None
     return replace(step, expect=replace(expect, context={**expect.context, **told}, allowed=allowed))
@@ -246,6 +251,11 @@ def _step(sample: Sample, machine: Machine) -> ReplayStep:
         narrate=dict(sample.learned) or None if isinstance(sample.learned, Mapping) else None,
         after_ms=max(0, elapsed_ms - (0 if before is None else before.elapsed_ms)),
     )
-    if isinstance(sample.came, Step):
-        return expecting(step, sample.came, machine)
-    return replace(step, expect=Expect(error=sample.came))
+    return told(step, sample.came, machine)
+
+
+def told(step: ReplayStep, came: Step | str, machine: Machine) -> ReplayStep:
+    """A step that expects what came: a turn, or the code of a refusal."""
+    if isinstance(came, str):
+        return replace(step, expect=Expect(error=came))
+    return expecting(step, came, machine)

@@ -14,14 +14,16 @@ from functools import cached_property
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from runtime import loader
-from runtime.bench.alike import Sample, differing, samples, telling_apart
+from runtime.bench.alike import Sample, apart, differing, naming, samples, telling_apart, told
 from runtime.bench.mutants import Mutant, Touch, mutants, mutated
+from runtime.bench.nearby import plays
 from runtime.bench.player import played_by_rules
 from runtime.bench.pool import shared_out
 from runtime.bench.replay import Replay
-from runtime.bench.trial import Trial
+from runtime.bench.trial import Step, Trial
 from runtime.errors import Finding
 from runtime.machine import Machine
 
@@ -168,19 +170,31 @@ class _Bench:
                 continue
             tried += 1
             if names := differing(sample, trial):
-                return self._survived(mutant, machine, sample, names, over, turns + tried)
+                killer = telling_apart(self._explored, sample, names, self._machine, _named(mutant))
+                return self._survived(mutant, machine, killer, names, over, turns + tried)
+        for play in self._nearby(mutant, machine):
+            tried += 1
+            came, other = (_came(play, each) for each in (self._machine, machine))
+            if names := apart(came, other):
+                step = naming(told(play.steps[0], came, self._machine), came, names)
+                killer = replace(play, name=_named(mutant), steps=(step,))
+                return self._survived(mutant, machine, killer, names, over, turns + tried)
         fate: Fate = "equivalent" if tried else "survived"
-        by = f"the same in {tried} turns" if tried else ""
+        by = f"the same in {tried:,} turns" if tried else ""
         return Judged(mutant=mutant, fate=fate, by=by, over=over, turns=turns + tried)
 
+    def _nearby(self, mutant: Mutant, machine: Machine) -> Iterator[Replay]:
+        sessions = (each.session for each in self._explored if each.session is not None)
+        return plays(self._machine, mutant, machine, sessions)
+
     def _survived(
-        self, mutant: Mutant, machine: Machine, sample: Sample, names: tuple[str, ...], over: tuple[str, ...],
+        self, mutant: Mutant, machine: Machine, killer: Replay, names: tuple[str, ...], over: tuple[str, ...],
         turns: int,
     ) -> Judged:  # fmt: skip
-        killer = telling_apart(self._explored, sample, names, self._machine, f"{mutant.what}, {mutant.kind}")
         last = killer.steps[-1]
         sent = f"choose {last.choose.key or last.choose.kind}" if last.choose else f"send {last.send}"
-        by = f"turn {len(killer.steps)}, {sent}: {', '.join(names)}"
+        where = f"in {killer.given.state}" if killer.given.state else f"in turn {len(killer.steps)}"
+        by = f"{where}, {sent}: {', '.join(names)}"
         tells = passes(killer, self._machine) and not passes(killer, machine)
         return Judged(
             mutant=mutant, fate="survived", by=by, over=over, turns=turns, killer=killer if tells else None
@@ -201,3 +215,14 @@ def _way(replay: Replay, machine: Machine) -> _Way | None:
     edges = {came.turn.outcome.edge for came in result.came if came.turn is not None}
     given = {replay.given.state} if replay.given.state else set()
     return _Way(replay, frozenset(states | given), frozenset(edges), len(result.came))
+
+
+def _named(mutant: Mutant) -> str:
+    return f"{mutant.what}, {mutant.kind}"
+
+
+def _came(play: Replay, machine: Machine) -> Step | str:
+    """What comes of a play of one turn: the turn, or the code of its refusal."""
+    came = played_by_rules(play, machine).came
+    turn = came[0].turn if came else None
+    return turn if turn is not None else (came[0].error or "" if came else "given")

@@ -148,7 +148,7 @@ def _lines(each: Judged) -> Iterator[str]:
     over = f"played over by {_replays(len(each.over))}: {_listed(each.over)}" if each.over else "no replay comes there"
     yield clean(f"      {over}")
     if each.by:
-        yield clean(f"      would show in {each.by}")
+        yield clean(f"      would show {each.by}")
 
 
 def _replays(count: int) -> str:
