@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, product
+from math import prod
 from typing import Any
 
 from msgspec import Struct
@@ -105,20 +106,22 @@ class Inputs:
     def told_apart(self, session: Session, chosen: Brought) -> list[Brought]:
         """What is worth bringing in a session: one of each kind that the guards tell apart, the base first."""
         scope = scope_of(self.machine, session) | dict(chosen)
-        asked = {name: self._classes(name, scope) for name in self.values if self._is_asked(name)}
-        return together(self.base, asked)
+        classes = {name: self._classes(name, scope) for name in self.values if self._is_asked(name)}
+        every = {name: list(dict.fromkeys(each for some in found for each in some)) for name, found in classes.items()}
+        few = {name: [some[0] for some in found] for name, found in classes.items()}
+        return together(self.base, every, few)
 
     def _is_asked(self, name: str) -> bool:
         return any(name in each.inputs or f"given.{name}" in each.inputs for each in self.conditions)
 
-    def _classes(self, name: str, scope: Mapping[str, Any]) -> list[Any]:
-        """The values of one input that conditions tell apart: of each class the first and the last, once."""
+    def _classes(self, name: str, scope: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+        """The kinds of an input's values that conditions tell apart: of each the first and the last value."""
         asked = [each for each in self.conditions if name in each.inputs or f"given.{name}" in each.inputs]
         found: dict[tuple[Any, ...], list[Any]] = {}
         for value in self.values[name]:
             bound = {**scope, **self.bound({**self.base, name: value})}
             found.setdefault(tuple(_holds(each, bound) for each in asked), []).append(value)
-        return list(dict.fromkeys(each for some in found.values() for each in (some[0], some[-1])))
+        return [(some[0], some[-1]) for some in found.values()]
 
     def bound(self, brought: Brought) -> dict[str, Any]:
         """The names that conditions read, for what is brought."""
@@ -171,17 +174,29 @@ def payload_values(kind: str, sources: Sequence[str]) -> tuple[Any, ...]:
     return (*found, None) if kind.endswith("?") else found
 
 
-def together(base: Brought, asked: Mapping[str, Sequence[Any]]) -> list[Brought]:
-    """Every combination of some values over a base, or where they are too many each alone; the base first."""
-    size = 1
-    for values in asked.values():
-        size *= max(1, len(values))
-    names = list(asked)
-    if size <= MOST_TOGETHER:
-        return [{**base, **dict(zip(names, some, strict=True))} for some in product(*asked.values())] or [base]
-    alone = [base, *({**base, name: value} for name in names for value in asked[name])]
-    ends = ({**base, **{name: asked[name][end] for name in names}} for end in (0, -1))
-    return list({repr(sorted(each.items(), key=str)): each for each in (*alone, *ends)}.values())
+def together(
+    base: Brought, asked: Mapping[str, Sequence[Any]], few: Mapping[str, Sequence[Any]] | None = None
+) -> list[Brought]:
+    """Every combination of some values over a base, the base's kind first.
+
+    Where they are too many, every combination of the `few`, and each of the others alone; where even these
+    are too many, some of their combinations, evenly spread.
+    """
+    if _size(asked) <= MOST_TOGETHER:
+        return _combined(base, asked, 1) or [base]
+    alone = [base, *({**base, name: value} for name, values in asked.items() for value in values)]
+    fewer = asked if few is None else few
+    combined = _combined(base, fewer, max(1, _size(fewer) // MOST_TOGETHER))
+    return list({repr(sorted(each.items(), key=str)): each for each in (*combined, *alone)}.values())
+
+
+def _size(asked: Mapping[str, Sequence[Any]]) -> int:
+    return prod(len(values) for values in asked.values())
+
+
+def _combined(base: Brought, asked: Mapping[str, Sequence[Any]], step: int) -> list[Brought]:
+    every = islice(product(*asked.values()), 0, None, step)
+    return [{**base, **dict(zip(asked, some, strict=True))} for some in every]
 
 
 def learnable(machine: Machine, compiled: CompiledEdge, names: frozenset[str]) -> dict[str, tuple[str, Variable]]:
