@@ -72,7 +72,10 @@ def _read(machine: Machine, mutant: Mutant) -> _Read:
     guards = [str(guard) for edge in edges for guard in (edge.guard, edge.option_guard) if guard is not None]
     sources = tuple(dict.fromkeys((mutant.before, mutant.after, *guards)))
     names = frozenset(token.text for source in sources for token in tokens(source) if token.kind == "name")
-    return _Read(sources, names, frozenset(literals(sources)))
+    dice = ((f"dice.{name}", die) for edge in edges for name, die in edge.dice.items())
+    shown = {each for name, die in dice if name in names for each in faces(die) if type(each) is int}
+    ends = {min(shown), max(shown)} if shown else set()
+    return _Read(sources, names, frozenset(literals(sources) | ends))
 
 
 def _states(machine: Machine, mutant: Mutant) -> list[str]:
@@ -96,9 +99,11 @@ def _givens(
     found = []
     for state in states:
         bases = [each.context for each in sessions if each.state == state]
+        entered = machine.definition.states[state].entry
         for base in [{}, *rng.sample(bases, min(MOST_BASES, len(bases)))]:
             for values in _drawn(varied, rng, MOST_PLACES):
-                context = {name: value for name, value in {**base, **values}.items() if value != plain.get(name)}
+                whole = {**base, **values}
+                context = {name: whole[name] for name in whole if whole[name] != plain.get(name) or name in entered}
                 given = Given(
                     machine=machine.name,
                     language=machine.definition.language,
