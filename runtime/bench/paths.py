@@ -27,6 +27,8 @@ KINDS: Mapping[Cover, tuple[Kind, ...]] = {
     "pairs": ("states", "edges", "endings", "pairs"),
 }
 """What each kind of cover covers beside: with every edge also every state and ending."""
+_TELLING: tuple[Kind, ...] = ("endings", "states", "edges", "pairs", "guards")
+"""What names a play best, first."""
 
 
 class Paths(Struct, frozen=True, kw_only=True):
@@ -50,7 +52,7 @@ class _Play(Struct, frozen=True):
 
 def cover(machine: Machine, kind: Cover = "edges", budget: int = BUDGET, seconds: float | None = None) -> Paths:
     """The fewest plays known that cover a machine, each as a replay; the same each time."""
-    search = Search(machine, budget, seconds)
+    search = Search(machine, budget, seconds, is_for_pairs=kind == "pairs")
     search.run()
     wanted = goals(search.machine, KINDS[kind])
     bit_of: dict[GoalKey, int] = {(goal.kind, goal.key): 1 << number for number, goal in enumerate(wanted)}
@@ -61,7 +63,10 @@ def cover(machine: Machine, kind: Cover = "edges", budget: int = BUDGET, seconds
     covered = _together(chosen)
     missed = tuple(goal for goal in wanted if not bit_of[goal.kind, goal.key] & covered)
     return Paths(
-        replays=tuple(_written(search.trial, kind, chosen)),
+        replays=tuple(
+            recorded(search.trial, each.moves, f"{kind} {number:0{len(str(len(chosen)))}} {name}")
+            for number, (each, name) in enumerate(zip(chosen, _named(chosen, wanted, bit_of), strict=True), start=1)
+        ),
         goals=len(wanted),
         not_covered=tuple((goal, _why(search, goal)) for goal in missed),
         turns=search.turns,
@@ -75,10 +80,12 @@ def _why(search: Search, goal: Goal) -> str:
     return why_not(search, goal)
 
 
-def _written(trial: Trial, kind: Cover, plays: Sequence[_Play]) -> Iterator[Replay]:
-    width = len(str(len(plays)))
-    for number, each in enumerate(plays, start=1):
-        yield recorded(trial, each.moves, f"{kind} {number:0{width}}")
+def _named(plays: Sequence[_Play], wanted: Sequence[Goal], bit_of: Mapping[GoalKey, int]) -> Iterator[str]:
+    """A name for each play: what no other of them covers, an end before a way, and a way before a guard."""
+    for each in plays:
+        alone = each.bits & ~_together(plays, each)
+        own = [goal for goal in wanted if bit_of[goal.kind, goal.key] & alone]
+        yield min(own, key=lambda goal: _TELLING.index(goal.kind)).name.replace("*.", "")
 
 
 # Which plays are taken.
