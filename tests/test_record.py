@@ -269,6 +269,34 @@ def test_every_prompt_is_kept_where_that_is_asked_for(tmp_path: Path):
     assert not any(step.prompt for step in stage.recorded("--force").steps)
 
 
+def test_a_prompt_that_holds_a_mended_text_is_left_out_and_that_is_said(tmp_path: Path):
+    """A journal has only the text as it was cut: the replay tells it offline, and later prompts hold that."""
+    machine = MACHINE.replace("context:", "limits: {scene_chars: {zh: 20, en: 60}}\ncontext:")
+    stage = Stage(tmp_path, [{**TOLD, "scene": "灯影晃了晃。" * 5}, *[TOLD] * 8], machine=machine)
+    stage.do("INIT", ":rub")
+
+    done = stage.run("record", "s1")
+
+    assert done.exit_code == 0, done.output
+    assert "Steps 2 have no prompt" in done.stdout
+    assert [bool(step.prompt) for step in stage.read().steps] == [True, False]
+    assert "  # The prompt that was sent is not here: a text before it was mended" in stage.file.read_text(
+        encoding="utf-8"
+    )
+    assert asyncio.run(played(stage.read(), loader.load_project(tmp_path)["lamp"], mode="strict")).verdict == "passed"
+
+
+def test_a_session_that_is_too_long_for_a_file_with_prompts_is_written_without(tmp_path: Path):
+    stage = Stage(tmp_path, [TOLD] * 9, prompt=PROMPT.replace("你是说书人。", "你是说书人。" + "灯火通明。" * 12_000))
+    stage.do("INIT", *[":rub"] * 6)
+
+    done = stage.run("record", "s1")
+
+    assert done.exit_code == 0, done.output
+    assert "It is long: the prompts are left out" in done.stdout
+    assert [(step.prompt, step.narrate) for step in stage.read().steps] == [(None, TOLD)] * 7
+
+
 def test_only_the_branch_that_a_session_stands_on_is_recorded(tmp_path: Path):
     stage = Stage(tmp_path)
     stage.do("INIT", ":rub", ("这句不要",), lambda runtime: history.rewind(runtime, "s1", 2), ":rub")

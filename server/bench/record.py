@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 from msgspec import Struct
+from msgspec.structs import replace
 
 from runtime.bench.failed import told as told_of
 from runtime.bench.player import Result, played
 from runtime.bench.recording import Prompts, recorded_since_move
 from runtime.bench.replay import SUFFIX, Replay
 from runtime.bench.replay_file import read_replays
+from runtime.bench.written import step_text
+from runtime.document import MAX_BYTES
 from runtime.errors import Refusal
 from runtime.export import import_lines, survey
 from runtime.machine import Machine
@@ -35,16 +38,20 @@ from server.tend.reading import path_of
 from server.tend.working import FINDINGS, GOOD, ended
 from server.typed import typed
 
+_MENDED = (
+    "The prompt that was sent is not here: a text before it was mended, and this replay tells that part otherwise."
+)
 REPLAYS = "replays"
 """The project's folder of replays, one folder in it for each machine."""
 
 
 class Recording(Struct, frozen=True):
-    """A session as a replay: its text, the same read, and the machine that it was played on."""
+    """A session as a replay: its text, the same read, how it plays on its own machine, and what must be said of it."""
 
     text: str
     replay: Replay
-    machine: Machine
+    result: Result
+    notes: tuple[str, ...]
 
 
 def record(options: dict[str, Any]) -> NoReturn:
@@ -71,9 +78,8 @@ def _session(options: dict[str, Any]) -> NoReturn:
         refuse_file(file, "--output", is_forced=options["is_forced"])
         refuse_keys(found.text, settings)
         write(file, found.text)
-        result = await played(found.replay, found.machine, mode="strict")
-        _report(file, found, result, settings, options["form"])
-        return GOOD if result.is_good else FINDINGS
+        _report(file, found, settings, options["form"])
+        return GOOD if found.result.is_good else FINDINGS
 
     sys.exit(ended(work()))
 
@@ -110,10 +116,37 @@ async def _recorded(lines: list[bytes], session_id: str, prompts: Prompts) -> Re
     async for _ in import_lines(runtime, told()):
         pass
     about = await survey(runtime, session_id)
-    text = "".join(await recorded_since_move(runtime.store, about, prompts))
-    (replay,), _ = read_replays(f"{session_id}{SUFFIX}", text)
     last = max((node for node in about.nodes if node.turn in about.branch), key=lambda node: node.turn)
-    return Recording(text, replay, about.machines[last.digest])
+    machine = about.machines[last.digest]
+    parts = await recorded_since_move(runtime.store, about, prompts)
+    if len("".join(parts).encode()) > MAX_BYTES:
+        parts = await recorded_since_move(runtime.store, about, "none")
+        return await _checked(
+            parts, machine, "It is long: the prompts are left out, so that it can be read as one file."
+        )
+    return await _checked(parts, machine)
+
+
+async def _checked(parts: tuple[str, ...], machine: Machine, *notes: str) -> Recording:
+    """A recording that was played once, without the prompts that its own answers don't lead to. Raises Refused."""
+    text = "".join(parts)
+    replays, faults = read_replays(f"recording{SUFFIX}", text)
+    if faults:
+        raise Refused("wrong_use", f"no replay can hold this session: {faults[0].message}", "Export it as jsonl")
+    result = await played(replays[0], machine)
+    unlike = [came.number for came in result.came if came.step.prompt not in (None, came.prompt)]
+    if not unlike:
+        return Recording(text, replays[0], result, notes)
+    said = f"Steps {', '.join(map(str, unlike))} have no prompt: what was told before them had been mended."
+    return await _checked(tuple(_without(parts, replays[0], unlike)), machine, *notes, said)
+
+
+def _without(parts: tuple[str, ...], replay: Replay, numbers: list[int]) -> Iterator[str]:
+    """A recording's parts without the prompts of some steps."""
+    yield parts[0]
+    for number, step in enumerate(replay.steps, start=1):
+        yield f"  # {_MENDED}\n" if number in numbers else parts[2 * number - 1]
+        yield step_text(replace(step, prompt=None)) if number in numbers else parts[2 * number]
 
 
 def file_of(settings: Settings, replay: Replay) -> Path:
@@ -131,7 +164,7 @@ def refuse_file(file: Path, option: str, *, is_forced: bool = False) -> None:
         raise click.UsageError(f"{file} exists: name another with {option}{over}")
 
 
-def _report(file: Path, found: Recording, result: Result, settings: Settings, form: str) -> None:
+def _report(file: Path, found: Recording, settings: Settings, form: str) -> None:
     steps = found.replay.steps
     facts = {
         "file": str(file),
@@ -140,7 +173,8 @@ def _report(file: Path, found: Recording, result: Result, settings: Settings, fo
         "narrated": sum(step.narrate is not None for step in steps),
         "prompts": sum(step.prompt is not None for step in steps),
         "is_from_move": found.replay.given.state is not None,
-        "plays": result.is_good,
+        "plays": found.result.is_good,
+        "notes": found.notes,
     }
     if form == "json":
         click.echo(json.dumps(facts, ensure_ascii=False, indent=2))
@@ -149,9 +183,11 @@ def _report(file: Path, found: Recording, result: Result, settings: Settings, fo
     if facts["is_from_move"]:
         click.echo("The session has moved to another version: the replay begins behind the move, in the state and")
         click.echo("with the variables that it left; what was visited and used up before is not known to it.")
-    if not result.is_good:
+    for note in found.notes:
+        click.echo(note)
+    if not found.result.is_good:
         click.echo("It doesn't play again as it was:")
-        click.echo("\n".join(map(clean, told_of(result))))
+        click.echo("\n".join(map(clean, told_of(found.result))))
     click.echo(f"Play it: {typed('replay', str(file), *_project(settings))}")
 
 
