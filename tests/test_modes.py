@@ -83,6 +83,13 @@ def test_a_changed_prompt_is_nothing_to_the_rules(kept: str):
     assert play(kept, lamp(prompt=OTHER)).verdict == "passed"
 
 
+def test_a_replay_without_prompts_says_that_none_was_compared(kept: str):
+    written_by_hand = "replay: mine\ngiven: {machine: lamp}\nsteps: [{send: INIT}]\n"
+    result = play(written_by_hand, lamp(), "strict")
+    assert (result.verdict, result.reason) == ("passed", "no prompt is recorded: only the structure was looked at")
+    assert play(kept, lamp(), "strict").reason == ""
+
+
 # rerun.
 
 

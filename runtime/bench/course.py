@@ -174,6 +174,8 @@ class Course:
     def result(self, reason: str = "") -> Result:
         """How it came out."""
         replay, found = self._replay, self._difference
+        if self._mode == "strict" and all(step.prompt is None for step in replay.steps):
+            reason = "no prompt is recorded: only the structure was looked at"
         if self._apart:
             reason = f"taught otherwise in step {self._apart}: from there only the contract was looked at"
         if replay.xfail is not None:
