@@ -166,9 +166,11 @@ def turn_scope(
     machine: Machine, session: Session, event: str, choice: Choice, payload: Mapping[str, Any], rolled: Iterable[Rolled]
 ) -> dict[str, Any]:
     """What the guards and assigns of this turn may read."""
-    values = scope_of(machine, session) | payload_scope(machine, event, payload)
+    values = scope_of(machine, session)
+    values |= payload_scope(machine, event, payload)
     values |= {"option.key": choice.key, "option.kind": choice.kind}
-    return values | {f"dice.{die.name}": die.value for die in rolled}
+    values |= {f"dice.{die.name}": die.value for die in rolled}
+    return values
 
 
 def settle(

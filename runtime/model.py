@@ -488,5 +488,7 @@ def said_in(text: Text | None, language: str, fallback: str = "") -> str:
     """A text in a language, else in its base language, else in any that is there, else ''."""
     if text is None or isinstance(text, str):
         return text or ""
+    if found := text.get(language):
+        return found
     base = language.partition("-")[0]
-    return text.get(language) or text.get(base) or text.get(fallback) or next(iter(text.values()), "")
+    return text.get(base) or text.get(fallback) or next(iter(text.values()), "")

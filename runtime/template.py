@@ -578,14 +578,13 @@ _BROKEN = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, 
 def render_template(template: Template, inputs: Mapping[str, Any], budget: Budget) -> str:
     """The text. Raises PromptError for an undefined value, a wrong type, or too much of anything."""
     context = template.compiled.new_context({**inputs, _WORK: budget}, shared=True)
-    chunks, left = [], budget.chars
+    chunks, chars = [], 0
     try:
         for chunk in template.compiled.root_render_func(context):
-            left -= len(chunk)
-            if left < 0:
-                break
             chunks.append(chunk)
-        budget.emit(budget.chars - left)
+            if (chars := chars + len(chunk)) > budget.chars:
+                break
+        budget.emit(chars)
     except (PromptError, TemplateError, *_BROKEN) as error:
         message = error.message if isinstance(error, PromptError) else str(error)
         raise PromptError(message or "broken", file=template.source.file, line=_line_of(error, template)) from error
@@ -594,9 +593,8 @@ def render_template(template: Template, inputs: Mapping[str, Any], budget: Budge
 
 def _line_of(error: BaseException, template: Template) -> int:
     """The line in the file where rendering failed: the deepest frame of the compiled template."""
-    compiled: Compiled = template.compiled
     line = 1
     for frame, lineno in walk_tb(error.__traceback__):
-        if frame.f_globals.get("__jinja_template__") is compiled:
-            line = compiled.get_corresponding_lineno(lineno)
+        if frame.f_globals.get("__jinja_template__") is template.compiled:
+            line = template.compiled.get_corresponding_lineno(lineno)
     return template.source.line + line - 1
