@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -29,6 +28,7 @@ from runtime.machine import Machine
 from runtime.model import TEXT_MAX_CHARS
 from runtime.narrators.offline import Offline
 from runtime.session import Invoke, Session
+from runtime.stores import Row
 from runtime.stores.memory import MemoryStore
 from runtime.turn import Played, Runtime, play
 
@@ -77,12 +77,12 @@ class Attack(Struct, frozen=True):
     invoke: Invoke
 
 
-async def attack(machine: Machine, seed: str) -> Attacked:
-    """Attack a machine's sessions; the same attacks each time for one seed."""
+async def attack(machine: Machine, seed: str, walks: int = WALKS) -> Attacked:
+    """Attack a machine's sessions in some plays; the same attacks each time for one seed."""
     siege = _Siege(machine, seed)
     await siege.open()
     try:
-        for number in range(WALKS):
+        for number in range(walks):
             await siege.walk(f"{seed}:{number}")
     finally:
         await siege.close()
@@ -236,8 +236,9 @@ class _Siege:
             self.path.append(step)
         return done
 
-    async def _rows(self) -> bytes:
-        return msgspec.json.encode(await self.store.entries(self.session_id, limit=MOST_ROWS))
+    async def _rows(self) -> list[Row]:
+        """The session's journal, byte for byte."""
+        return await self.store.rows(self.session_id, limit=MOST_ROWS)
 
     async def _move(self, session: Session) -> None:
         """Go on by a right move: sent twice with one key, or by several at once."""
@@ -254,7 +255,7 @@ class _Siege:
 
     async def _retried(self, told: Attack) -> bool:
         """A key is played once: the second answer has the first one's bytes, and another request is refused."""
-        once = Idempotency(key=f"{self.session_id}-{len(await self._rows())}", request_hash="a")
+        once = Idempotency(key=f"{self.session_id}-{self.tried['a key']}", request_hash="a")
         first = await self._held("a key", told.step, lambda: play(self.runtime, told.invoke, "operator", once))
         if first is None:
             return False
@@ -272,12 +273,12 @@ class _Siege:
         """Several want the same turn: one gets it."""
         self.tried["a race"] += 1
         invoke = replace(told.invoke, expected_turn=session.turn)
-        before = len(await self.store.entries(self.session_id, limit=MOST_ROWS))
+        before = len(await self._rows())
         racing = (play(self.runtime, invoke, "operator") for _ in range(RACERS))
         came = await asyncio.gather(*racing, return_exceptions=True)
         won = [each for each in came if isinstance(each, Played)]
         fell = [each for each in came if not isinstance(each, Played | Refusal)]
-        grown = len(await self.store.entries(self.session_id, limit=MOST_ROWS)) - before
+        grown = len(await self._rows()) - before
         for error in fell:
             self._broke("crash", f"a race: {type(error).__name__}: {error}", told.step)
         if len(won) > 1 or grown != len(won):

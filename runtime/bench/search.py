@@ -88,9 +88,14 @@ class Flaw(Struct, frozen=True):
 class Search:
     """One search. After `run` it has the nodes, the goals that were seen with where, and the flaws."""
 
-    def __init__(self, machine: Machine, budget: int, seconds: float | None = None) -> None:
-        """Prepare a search of at most `budget` turns, and `seconds` by the clock where that is said."""
-        self.machine, self.budget = machine, budget
+    def __init__(
+        self, machine: Machine, budget: int, seconds: float | None = None, *, is_for_pairs: bool = False
+    ) -> None:
+        """Prepare a search of at most `budget` turns, and `seconds` by the clock where that is said.
+
+        For pairs of edges, sessions that the same edge did not lead to are not the same.
+        """
+        self.machine, self.budget, self.is_for_pairs = machine, budget, is_for_pairs
         self.trial = Trial(machine)
         self.conditions = Conditions(machine)
         self.relevance = relevance(machine)
@@ -370,7 +375,7 @@ class Search:
                 self._flawed("fault", f"edge {name}: guard `{each.guard}` {each.reason}", name, number, certain)
 
     def _node_of(self, number: int, move: Move, step: Step, watch: Watch, hits: frozenset[GoalKey]) -> int:
-        key = (*self._key(step.after), watch)
+        key = (*self._key(step.after), watch, step.outcome.edge if self.is_for_pairs else "")
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = len(self.nodes)
