@@ -127,8 +127,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             context.parent[_WORK].spend(len(left) + len(right))
             return quoting.like(left + right, left, right)
         kinds = f"{type(left).__name__} {operator} {type(right).__name__}"
-        message = f"`{kinds}` can't be: `+` joins two texts or adds numbers. Use `~` to join other values."
-        raise PromptError(message)
+        raise PromptError(f"`{kinds}` can't be: `+` joins two texts or adds numbers. Use `~` to join other values.")
 
 
 def _size(value: object) -> int:
@@ -593,8 +592,9 @@ def render_template(template: Template, inputs: Mapping[str, Any], budget: Budge
 
 def _line_of(error: BaseException, template: Template) -> int:
     """The line in the file where rendering failed: the deepest frame of the compiled template."""
+    compiled: Compiled = template.compiled
     line = 1
     for frame, lineno in walk_tb(error.__traceback__):
-        if frame.f_globals.get("__jinja_template__") is template.compiled:
-            line = template.compiled.get_corresponding_lineno(lineno)
+        if frame.f_globals.get("__jinja_template__") is compiled:
+            line = compiled.get_corresponding_lineno(lineno)
     return template.source.line + line - 1
