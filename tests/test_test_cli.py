@@ -379,13 +379,13 @@ def test_github_is_told_of_each_fault_at_its_place(project: Made) -> None:
 
 
 def test_no_text_becomes_a_workflow_command() -> None:
-    line = "100%, a:b\r\n::set-output name=x::y"
+    line = "100%, a:b\n\x1b[31m::set-output name=x::y"
     case = Case(machine="x,y:z", what="replay", name="::warning::n", verdict="failed", file="a,b.yaml", lines=(line,))
 
     told = list(as_github(Outcome(cases=(case,), machines=(), hints=("::stop::",)), Path()))
 
     assert told[0] == (
-        "::error file=a%2Cb.yaml,title=x%2Cy%3Az replay::100%25, a:b%0D%0A::set-output name=x::y"
+        "::error file=a%2Cb.yaml,title=x%2Cy%3Az replay::100%25, a:b%0A[31m::set-output name=x::y"
     )  # fmt: skip
     assert not [line for line in told[1:] if line.startswith("::")]
 

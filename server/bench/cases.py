@@ -87,11 +87,11 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 def as_text(found: Outcome) -> Iterator[str]:
     """What was left out first, then each failure, the summary, and the verdict."""
-    yield from found.said
+    yield from map(clean, found.said)
     for case in found.cases:
         if case.verdict == "failed":
             yield f"FAILED {clean(case.machine)} {case.what} {clean(case.name)}"
-            yield from (f"  {line}" for line in case.lines)
+            yield from (f"  {clean(line)}" for line in case.lines)
     yield from summary(found)
 
 
@@ -192,7 +192,7 @@ def _command(note: Note, case: Case, project: Path) -> str:
 
 
 def _escaped(value: object, *, in_property: bool = False) -> str:
-    text = str(value).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    text = "\n".join(map(clean, str(value).splitlines())).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
     return text.replace(":", "%3A").replace(",", "%2C") if in_property else text
 
 
