@@ -104,13 +104,18 @@ def read(
         return Document(file, None, Places({}, {}, {}), (fault,), frozenset())
     text, mends, marks = fullwidth.mended(text)
     findings = [Finding(file, mark.line + first_line, mark.column + 1, mark.code, mark.message) for mark in marks]
+    quoted: list[cuts.Mend] = []
     while len(mends) < MAX_MENDS:
         reader = _Reader(file, text, first_line, may_be_null, tuple(mends))
         try:
             value = reader.document()
         except _Cut as cut:
+            # Told already; and quotes in quotes would double from mend to mend.
+            if any(_begins_in(cut.mend, each) for each in quoted):
+                break
             findings.append(cut.finding)
             text = cut.mended
+            quoted.append(cut.mend)
             mends.append(cut.mend)
             continue
         except _Unreadable as stop:
@@ -118,6 +123,11 @@ def read(
             findings.append(stop.finding)
         return Document(file, value, reader.places, (*findings, *reader.findings), frozenset(reader.gone))
     return Document(file, None, Places({}, {}, {}), tuple(findings), frozenset())
+
+
+def _begins_in(mend: cuts.Mend, around: cuts.Mend) -> bool:
+    """Whether a value to be quoted begins inside one that was quoted before."""
+    return mend.line == around.line and around.column <= mend.column < around.column + around.after
 
 
 def too_large(file: str, size: int) -> Finding | None:

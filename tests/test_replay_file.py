@@ -177,6 +177,13 @@ def test_every_fault_is_told_at_its_place(text: str, expected: list[str]):
 NO_TEXT = "in any answer of the machine, and no other key of that name"
 
 
+def test_a_value_that_no_quotes_mend_is_told_once():
+    """Quoted again and again, its quotes would double each time, until no memory held them."""
+    assert faults("replay: t\ngiven: {mac[][]hine, state: MOUTH, context: {hp: 2}}\nsteps: [{}]") == [
+        "2:12 YAML ends a value inside {} at a comma or bracket. Quote the whole: '[][]hine'"
+    ]
+
+
 def test_what_the_machine_has_not_is_told_before_anything_is_played():
     (replay,) = replays(
         at("MOUT", language="fr", context="{hp: 12, mood: clam, bag: key, hpp: 1, loud: 1}")
