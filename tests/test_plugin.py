@@ -193,6 +193,17 @@ def test_what_came_is_written_where_it_is_asked_for(folder: pytest.Pytester, mon
     folder.runpytest_inprocess().assert_outcomes(passed=3)
 
 
+def test_a_files_line_ends_stay_what_they_are(folder: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("CI", raising=False)
+    file = folder.path / "x.replay.yaml"
+    file.write_bytes(WRONG.replace("\n", "\r\n").encode("utf-8-sig"))
+
+    folder.runpytest_inprocess("--replay-update").assert_outcomes(passed=1)
+
+    expected = WRONG.replace("HALL.dark", '"HALL.bright"').replace("state: END_DARK", "state: HALL")
+    assert file.read_bytes() == expected.replace("\n", "\r\n").encode("utf-8-sig")
+
+
 def test_what_can_not_be_updated_fails_and_says_why(folder: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("CI", raising=False)
     file = write(folder, "replays/x.replay.yaml", WRONG.replace("cost: 4", "cost: 9"))

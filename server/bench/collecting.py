@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from runtime.machine import Machine
 from runtime.request import nearest
 from server.tend.changing import whole_file
 
-__all__ = ["NotUpdated", "keep_run", "named", "played_in_project", "replays_of", "told", "update"]
+__all__ = ["NotUpdated", "keep_run", "named", "played_in_project", "replays_of", "rewrite", "told", "update"]
 
 
 def replays_of(path: Path, root: Path) -> tuple[tuple[Replay, ...], list[str]]:
@@ -81,15 +81,26 @@ def _bundles(project: Path) -> Mapping[str, Mapping[str, str]]:
 
 def update(path: Path, root: Path, mode: Mode) -> bool:
     """Let a file's replays expect what comes; whether anything was written. Raises NotUpdated, and as playing does."""
-    file = named(path, root)
-    text = text_of(str(path))
-    expecting = updated(
-        file, text, lambda replay: played_in_project(replay, path, mode), lambda other: text_of(str(root / other))
-    )
-    if expecting == text:
+
+    def change(text: str) -> str:
+        return updated(
+            named(path, root), text, lambda replay: played_in_project(replay, path, mode),
+            lambda other: text_of(str(root / other)),
+        )  # fmt: skip
+
+    return rewrite(path, change)
+
+
+def rewrite(path: Path, change: Callable[[str], str]) -> bool:
+    """Change a text in its file, line ends and mark kept; whether it was. Raises UnicodeDecodeError, OSError."""
+    whole = path.read_bytes().decode("utf-8")
+    text = whole.removeprefix("\ufeff").replace("\r\n", "\n")
+    changed = change(text)
+    if changed == text:
         return False
+    mark = "\ufeff" if whole.startswith("\ufeff") else ""
     with whole_file(path) as out:
-        out.write(expecting.encode())
+        out.write((mark + (changed.replace("\n", "\r\n") if "\r\n" in whole else changed)).encode())
     return True
 
 

@@ -27,12 +27,11 @@ from runtime.bench.replay_file import read_replays, replay_files
 from runtime.bench.updating import NotUpdated, updated
 from runtime.errors import DesignError, Refusal
 from runtime.machine import Machine
-from server.bench.collecting import keep_run, machine_of, project_of, replays_of
+from server.bench.collecting import keep_run, machine_of, project_of, replays_of, rewrite
 from server.bench.remote import played_at
 from server.build import narrator_of
 from server.options import settings_of
 from server.owner import Told, owner_of
-from server.tend.changing import whole_file
 from server.tend.pages import clean
 from server.tend.working import ended, told_as_json
 
@@ -245,23 +244,17 @@ def _updates(files: Iterable[Path], project: Path | None, mode: Mode) -> list[st
 
 
 def _update(file: Path, project: Path, mode: Mode) -> str:
-    try:
-        whole = file.read_bytes().decode("utf-8")
-        text = whole.removeprefix("\ufeff").replace("\r\n", "\n")
+    def change(text: str) -> str:
         if read_replays(str(file), text)[1]:
-            return ""
-        changed = updated(str(file), text, lambda each: _result(each, project, mode))
+            return text
+        return updated(str(file), text, lambda each: _result(each, project, mode))
+
+    try:
+        return f"updated: {file}" if rewrite(file, change) else ""
     except (UnicodeDecodeError, DesignError, Refusal):
         return ""
     except NotUpdated as error:
         return f"not updated: {file}: {error}"
-    if changed == text:
-        return ""
-    is_windows = "\r\n" in whole
-    mark = "\ufeff" if whole.startswith("\ufeff") else ""
-    with whole_file(file) as out:
-        out.write((mark + (changed.replace("\n", "\r\n") if is_windows else changed)).encode())
-    return f"updated: {file}"
 
 
 def _result(each: Replay, project: Path, mode: Mode) -> Result:
