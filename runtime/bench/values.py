@@ -17,7 +17,7 @@ from runtime.advance import payload_scope, scope_of
 from runtime.bench.conditions import Condition, Conditions, compiled_edges, literals, numbers_in, strings
 from runtime.dice import bounds_of, spec_of
 from runtime.direct import EvaluationError
-from runtime.expression import activation, evaluate
+from runtime.expression import activation, evaluate, tokens
 from runtime.machine import CompiledEdge, Machine
 from runtime.model import Die, LongDie, Variable, dice_parts
 from runtime.session import Session, Value
@@ -33,7 +33,7 @@ Brought = Mapping[str, Any]
 
 
 class Relevance(Struct, frozen=True):
-    """Which names can make a difference to any guard, through however many assigns.
+    """Which names can make a difference to any guard, through however many assigns, or make an assign err.
 
     `flows` has for each edge the inputs that it writes into such a variable.
     """
@@ -43,19 +43,26 @@ class Relevance(Struct, frozen=True):
 
 
 def relevance(machine: Machine) -> Relevance:
-    """What guards read, and what flows into it."""
+    """What guards read and what may make an assign err, and what flows into it."""
     edges = list(compiled_edges(machine))
-    lines = [(each.name, each.value.names) for compiled in edges for each in compiled.assigns]
-    lines += [(each.name, each.value.names) for entry in machine.entries.values() for each in entry]
+    assigns = [each for compiled in edges for each in compiled.assigns]
+    assigns += [each for entry in machine.entries.values() for each in entry]
+    lines = [(each.name, each.value.names) for each in assigns]
     for rule in (rule for compiled in edges for rule in compiled.learn):
         parts = [rule.source, rule.otherwise, rule.at_least, rule.at_most]
         lines.append((rule.name, tuple(name for part in parts if part is not None for name in part.names)))
     names = {name for compiled in edges for guard in compiled.guards for name in guard.names}
     names |= _asked_elsewhere(machine)
+    names |= {name for each in assigns if _may_err(each.value.source) for name in (each.name, *each.value.names)}
     while more := {name for target, read in lines if target in names for name in read} - names:
         names |= more
     flows = {each.full_name: _flowing(each, names) for each in edges}
     return Relevance(frozenset(names), flows)
+
+
+def _may_err(source: str) -> bool:
+    """Whether an expression has no value for some values: it divides, or takes an item of a list."""
+    return any(token.kind == "operator" and token.text in "/%[" for token in tokens(source))
 
 
 def _asked_elsewhere(machine: Machine) -> set[str]:
