@@ -100,7 +100,9 @@ def test_plays_at_random_are_counted_with_bars_and_their_seed_is_told(tmp_path: 
 def test_a_shrunk_random_finding_plays_again(tmp_path: Path):
     folder = project(tmp_path, LAMP)
 
-    told = json.loads(edgewise("explore", "--random", "60", "-j", "1", "--format", "json", cwd=folder).stdout)["lighthouse"]
+    told = json.loads(edgewise("explore", "--random", "60", "-j", "1", "--format", "json", cwd=folder).stdout)[
+        "lighthouse"
+    ]
 
     (finding,) = (each for each in told["findings"] if each["kind"] == "fault")
     assert finding["seed"].startswith("explore:")
