@@ -485,7 +485,7 @@ MACHINES = {
         {"machines/den.yaml": DEN, "prompts/den/told.prompty": PROMPT}
     ),
 }  # fmt: skip
-PLAYS = 3 * SCALE
+PLAYS = 2 * SCALE
 TURNS = 14
 WORDS = {"int": 1, "float": 0.5, "bool": True, "str": "灯", "text": "芝麻开门🏮"}
 
