@@ -70,6 +70,7 @@ def _next_steps(folder: Path) -> list[str]:
     steps = [
         (typed("play", *at), "play it; --language en for English"),
         (typed("check", *at), "every fault at once, with its line and its mend"),
+        (typed("test", *at), "its replays, and all that an exploration finds wrong"),
         (typed("serve", *at, "--dev"), "serve it, and start again whenever a file changes"),
     ]
     widest = max(len(command) for command, _ in steps)

@@ -10,6 +10,7 @@ from command import edgewise
 from served import Process, Web
 
 from runtime import loader
+from server import project_file
 from server.scaffold import project_files
 
 
@@ -35,6 +36,8 @@ def test_a_new_project_has_everything_that_a_designer_needs(made: tuple[Path, st
         "machines/machine.schema.json",
         "prompts/first_story/offline.zh.yaml",
         "prompts/first_story/offline.en.yaml",
+        "replays/first_story/across.replay.yaml",
+        "edgewise.yaml",
     }
     assert len([file for file in files if file.endswith(".prompty")]) == 6
 
@@ -93,8 +96,30 @@ def test_the_commands_that_init_prints_name_the_project(made: tuple[Path, str]):
     assert printed == [
         f"edgewise play --project {folder}",
         f"edgewise check --project {folder}",
+        f"edgewise test --project {folder}",
         f"edgewise serve --project {folder} --dev",
     ]
+
+
+@pytest.mark.slow
+def test_a_new_project_passes_its_own_tests(made: tuple[Path, str]):
+    folder, _ = made
+
+    ran = edgewise("test", "--project", str(folder), "-j", "1")
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "first_story  ok     2 passed  2 held" in ran.stdout
+
+
+def test_what_a_new_project_may_ask_of_its_tests_is_right_once_the_signs_are_taken_away(tmp_path: Path):
+    written = project_files()["edgewise.yaml"]
+    lines = [line.removeprefix("# ") for line in written.splitlines() if line.startswith(("# test:", "#   "))]
+    (tmp_path / "edgewise.yaml").write_text("\n".join(lines), encoding="utf-8")
+
+    asked = project_file.thresholds_of(tmp_path, "first_story")
+
+    assert asked.coverage == {"states": 100, "edges": 100, "guards": 100, "endings": 100}
+    assert asked.mutation == 90
 
 
 def test_an_empty_folder_is_as_good_as_a_new_one(tmp_path: Path):
