@@ -10,9 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 from conftest import tiny
+from pages import Page
 
 from runtime import loader
 from runtime.bench.mutants import KINDS, Mutant, mutants, mutated
+from runtime.bench.mutate import FATES
 from runtime.bench.trial import Trial
 from runtime.errors import Finding
 from runtime.machine import Machine
@@ -180,6 +182,13 @@ def shipped(name: str) -> tuple[Any, dict[str, str], tuple[Mutant, ...]]:
     files = loader.read_project(ROOT)[name]
     draft = loader.drafted(files)
     return draft, files, mutants(draft)
+
+
+def test_the_page_tells_every_kind_and_every_fate() -> None:
+    page, heading = Page(ROOT / "tests" / "README.md"), "Do the tests test anything?"
+
+    assert {kind: said.replace("\\|", "|") for kind, said in page.table(heading)} == KINDS
+    assert [row[0] for row in page.table(heading, 1)] == list(FATES)
 
 
 def test_a_mutant_is_built_or_refused_and_the_machine_stays_as_it_was() -> None:
