@@ -215,7 +215,13 @@ class _Siege:
 
     async def _send(self, each: Attack) -> Played | None:
         """Send a request; None where it is refused, and then nothing may have changed."""
-        return await self._held(each.kind, each.step, lambda: play(self.runtime, each.invoke, "operator"))
+        before, expected = await self.session(), each.invoke.expected_turn
+        done = await self._held(each.kind, each.step, lambda: play(self.runtime, each.invoke, "operator"))
+        if done is not None and before is not None and expected not in (None, before.turn):
+            self._broke(
+                "crash", f"{each.kind}: it expected turn {expected}, and was taken at turn {before.turn}", each.step
+            )
+        return done
 
     async def _held(self, kind: str, step: ReplayStep | None, work: Callable[[], Awaitable[Played]]) -> Played | None:
         self.tried[kind] += 1
