@@ -14,7 +14,9 @@ from msgspec.structs import replace
 
 from runtime import loader
 from runtime.bench import coverage
-from runtime.bench.coverage import Coverage, covered, goals, merged, missed, nothing, plain, read_plain, shares
+from runtime.bench.coverage import Coverage, covered, goals, merged, missed, nothing, plain, read_plain, seen, shares
+from runtime.bench.player import played_by_rules
+from runtime.bench.replay import Expect, Given, Replay, ReplayStep
 from runtime.bench.trial import Step, Trial
 from runtime.machine import Machine
 from runtime.session import Invoke
@@ -59,6 +61,17 @@ def walk(machine: Machine, *sent: str | dict[str, object], tells: bool = False) 
         asked = each if isinstance(each, dict) else {"selected_option_id": offer[each]} if each in offer else None
         steps.append(trial.take(steps[-1].after, Invoke(**(asked or {"event": each}))))
     return steps
+
+
+def test_a_refusal_shows_the_guards_that_it_was_about(lamp: Machine):
+    """`away` is closed at the first step: no turn can show it, for who sends it then is refused."""
+    steps = (ReplayStep(send="INIT"), ReplayStep(send="GIVE_UP", expect=Expect(error="guard_refused")))
+    replay = Replay(name="too early", given=Given(machine="tiny"), steps=steps)
+    came = played_by_rules(replay, lamp).came
+
+    assert [each.error for each in came] == [None, "guard_refused"]
+    assert seen(lamp, came).guards[("*.away", False)] == seen(lamp, came[:1]).guards.get(("*.away", False), 0) + 1
+    assert replace(seen(lamp, came), guards={}) == replace(seen(lamp, came[:1]), guards={})
 
 
 def test_a_play_hits_its_states_edges_options_and_ending(lamp):

@@ -10,11 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from runtime.bench.expecting import Came
 from runtime.bench.places import Atlas, Place
 from runtime.bench.trial import Step
 from runtime.check_graph import is_false, is_true
-from runtime.machine import WAITS, Considered, Machine
+from runtime.machine import WAITS, CompiledEdge, Considered, Machine
 from runtime.model import Edge
 from runtime.session import Session
 
@@ -87,6 +89,26 @@ def covered(machine: Machine, steps: Iterable[Step]) -> Coverage:  # noqa: ARG00
     return tally.coverage()
 
 
+def seen(machine: Machine, came: Iterable[Came]) -> Coverage:
+    """What the steps of a replay hit: those that are turns, and the guards that refusals have judged."""
+    whole = tuple(came)
+    hits: dict[Key, int] = {}
+    for key in (key for each in whole if each.turn is None for key in _judged(machine, each)):
+        hits[key] = hits.get(key, 0) + 1
+    turns = covered(machine, (each.turn for each in whole if each.turn is not None))
+    return merged(turns, replace(nothing(machine), guards=hits))
+
+
+def _judged(machine: Machine, refused: Came) -> Iterator[tuple[str, bool]]:
+    """The guards that a refusal is about, and what they said."""
+    state = refused.session.state if refused.session is not None else ""
+    by_name = {each.full_name: each for each in machine.table.get(state, ())}
+    for told in (refused.refusal or {}).get("considered", ()):
+        judged = by_name.get(told["edge"])
+        if judged is not None and (said := _said(judged, told["verdict"], told["reason"])) is not None:
+            yield told["edge"], said
+
+
 class Tally:
     """Coverage that grows step by step; `turns` counts them."""
 
@@ -156,12 +178,15 @@ def said_by(considered: Considered) -> bool | None:
 
     An option's edge that waits for nothing but its choice has heard its guards say yes.
     """
-    compiled = considered.compiled
+    return _said(considered.compiled, considered.verdict, considered.reason)
+
+
+def _said(compiled: CompiledEdge, verdict: str, reason: str) -> bool | None:
     if not compiled.guards:
         return None
-    if considered.verdict == "open" or (considered.reason == WAITS and not compiled.reads_option):
+    if verdict == "open" or (reason == WAITS and not compiled.reads_option):
         return True
-    return False if considered.reason == GUARD_FALSE else None
+    return False if reason == GUARD_FALSE else None
 
 
 def merged(*parts: Coverage) -> Coverage:

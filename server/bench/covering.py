@@ -14,7 +14,7 @@ import click
 
 from runtime import loader
 from runtime.bench.against import UNKNOWN, findings_against
-from runtime.bench.coverage import KINDS, Coverage, Kind, covered, merged
+from runtime.bench.coverage import KINDS, Coverage, Kind, merged, seen
 from runtime.bench.explore import quick
 from runtime.bench.player import played
 from runtime.bench.pool import cores, shared_out
@@ -155,7 +155,7 @@ def play_one(asked: Asked) -> tuple[Coverage, str]:
     project, replay = asked
     machine = _loaded(project)[replay.given.machine]
     result = asyncio.run(played(replay, machine))
-    return covered(machine, [came.turn for came in result.came if came.turn is not None]), result.verdict
+    return seen(machine, result.came), result.verdict
 
 
 def explored_all(project: Path, machines: Mapping[str, Machine], jobs: int) -> dict[str, Explored]:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from runtime import loader
 from runtime.bench import explore, failed
 from runtime.bench.against import findings_against
-from runtime.bench.coverage import Coverage, Goals, covered, goals
+from runtime.bench.coverage import Coverage, Goals, goals, seen
 from runtime.bench.finding import Bug
 from runtime.bench.player import Result, played
 from runtime.bench.replay import Replay
@@ -133,10 +133,9 @@ def _replayed(task: Task) -> Done:
     if findings := findings_against(machine, replay):
         return Done(case=_unplayed(replay, tuple(map(str, findings)), findings))
     result = asyncio.run(played(replay, machine))
-    steps = [came.turn for came in result.came if came.turn is not None]
     return Done(
         case=_case_of_replay(result),
-        coverage=covered(machine, steps),
+        coverage=seen(machine, result.came),
         runs={failed.failed_name(replay.id): failed.failed_text(result)} if result.verdict == "failed" else {},
         broken=_broken(result),
     )
