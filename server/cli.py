@@ -15,6 +15,7 @@ import rich_click as click
 
 from runtime.errors import DesignError, EdgewiseError, Refusal
 from server.bench.commands import mutate, test
+from server.bench.compare_command import compare
 from server.bench.explore_commands import explore, paths
 from server.fake.command import fake_llm
 from server.options import examples, format_option, project_option, settings_of, tends
@@ -321,7 +322,7 @@ def schema() -> None:
     click.echo(json.dumps(loader.schema(), ensure_ascii=False, indent=2))
 
 
-for command in (sessions, db, ledger, migrate, fake_llm, mutate, test, explore, paths):
+for command in (sessions, db, ledger, migrate, fake_llm, mutate, test, explore, paths, compare):
     cli.add_command(command)
 
 
