@@ -41,6 +41,8 @@ from server.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = Path(__file__).parent / "seed"
+SHIPPED = tuple(sorted(loader.read_project(ROOT)))
+"""The names of the machines that ship; `shipped()[name]` is the machine."""
 TLS = ssl.create_default_context()
 """Made once: a client that makes its own reads every authority's certificate for a server on loopback."""
 PATIENCE_S = 60.0
@@ -49,10 +51,28 @@ PATIENCE_S = 60.0
 _OWN = {"error", "hint", "retry", "player_message", "request_id"}
 
 
+class _Shipped(Mapping[str, Machine]):
+    """By their names; each is loaded when a test first asks for it, for loading takes a good part of a second."""
+
+    def __getitem__(self, name: str) -> Machine:
+        return _loaded(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(SHIPPED)
+
+    def __len__(self) -> int:
+        return len(SHIPPED)
+
+
+@cache
+def _loaded(name: str) -> Machine:
+    return loader.load(loader.read_project(ROOT)[name])
+
+
 @cache
 def shipped() -> Mapping[str, Machine]:
-    """The machines that ship, loaded once."""
-    return loader.load_project(ROOT)
+    """The machines that ship, each loaded once."""
+    return _Shipped()
 
 
 def seed(name: str) -> Any:

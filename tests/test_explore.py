@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from conftest import SCALE, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from served import shipped
 
 from runtime import loader
 from runtime.advance import scope_of
@@ -88,7 +90,7 @@ def test_jugs_of_any_size_are_solved_as_fast_as_they_can_be(a: int, b: int, goal
 @pytest.mark.parametrize("name", ["ticket_triage", "mine_adventure"])
 def test_all_of_a_machine_that_ships_is_seen(name: str):
     """Every state, edge, option, ending and both outcomes of every guard; the house has a test of its own."""
-    machine = loader.load(loader.read_project(ROOT)[name])
+    machine = shipped()[name]
 
     explored = quick(machine, budget=20_000)
 
@@ -100,7 +102,7 @@ def test_all_of_a_machine_that_ships_is_seen(name: str):
 
 def test_each_path_goes_as_it_was_found():
     """Its dice, payloads, lessons and times are fixed: the rules and the server play it the same from any seed."""
-    machine = loader.load(loader.read_project(ROOT)["ticket_triage"])
+    machine = shipped()["ticket_triage"]
     search = Search(machine, 3_000)
     search.run()
 
@@ -238,7 +240,7 @@ def test_a_search_that_is_cut_says_so_and_names_what_is_nearest():
 
 
 def test_the_same_search_finds_the_same():
-    machine = loader.load(loader.read_project(ROOT)["ticket_triage"])
+    machine = shipped()["ticket_triage"]
 
     assert quick(machine, budget=500) == quick(machine, budget=500)
 
@@ -279,8 +281,8 @@ def test_a_guard_comes_apart_into_its_conditions():
 @settings(max_examples=15 * SCALE)
 def test_a_formula_says_what_its_guard_says(seed: int):
     """Nothing is missing exactly where the whole guard holds."""
-    machine = MACHINES["haunted_house"]
-    conditions = CONDITIONS["haunted_house"]
+    machine = shipped()["haunted_house"]
+    conditions = conditions_of("haunted_house")
     rng, trial = random.Random(seed), Trial(machine)  # noqa: S311 - no secret
     step = trial.begin(Invoke(event="INIT", run_seed=str(seed)))
     for _ in range(rng.randrange(20)):
@@ -304,5 +306,6 @@ def numbers(formula: Any) -> list[int]:
     return [formula[1]] if formula[0] == "is" else [each for part in formula[1:] for each in numbers(part)]
 
 
-MACHINES = {name: loader.load(files) for name, files in loader.read_project(ROOT).items() if name == "haunted_house"}
-CONDITIONS = {name: Conditions(machine) for name, machine in MACHINES.items()}
+@cache
+def conditions_of(name: str) -> Conditions:
+    return Conditions(shipped()[name])

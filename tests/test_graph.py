@@ -12,10 +12,9 @@ from command import ESCAPE
 from conftest import tiny
 from hypothesis import given
 from hypothesis import strategies as st
-from served import ROOT, Process
+from served import SHIPPED, Process, shipped
 from test_sessions_cli import Desk, _quiet  # noqa: F401 - a fixture
 
-from runtime import loader
 from runtime.machine import Machine
 from server import graph
 from server.bench.graph_layout import CELL, PAD, sheet_of
@@ -24,7 +23,6 @@ from server.bench.graph_terminal import COLOURS, terminal
 from server.bench.marks import BLANK, HOTTEST, Marks, path_of
 from server.play.wrapping import width
 
-SHIPPED = loader.load_project(ROOT)
 SVG = "{http://www.w3.org/2000/svg}"
 MARSH = """
 machine: tiny
@@ -76,11 +74,11 @@ def texts(picture: str) -> list[str]:
 # What every form has.
 
 
-@pytest.mark.parametrize("name", sorted(SHIPPED))
+@pytest.mark.parametrize("name", SHIPPED)
 @pytest.mark.parametrize("form", ["mermaid", "dot", "svg", "terminal"])
 @pytest.mark.parametrize("language", ["zh", "en"])
 def test_every_state_is_there_with_its_name_in_the_language_asked(name, form, language):
-    machine = SHIPPED[name]
+    machine = shipped()[name]
     draw = {"mermaid": graph.mermaid, "dot": graph.dot, "svg": svg, "terminal": terminal}[form]
 
     picture = draw(machine, BLANK, language)
@@ -90,9 +88,9 @@ def test_every_state_is_there_with_its_name_in_the_language_asked(name, form, la
         assert written.label[language] in picture
 
 
-@pytest.mark.parametrize("name", sorted(SHIPPED))
+@pytest.mark.parametrize("name", SHIPPED)
 def test_a_terminal_shows_every_edge_and_no_line_is_wider_than_it(name):
-    machine = SHIPPED[name]
+    machine = shipped()[name]
     for language in ("zh", "en"):
         lines = click.unstyle(terminal(machine, BLANK, language)).splitlines()
 
@@ -128,26 +126,26 @@ def test_a_terminal_shows_the_way_of_each_edge(marsh):
 # The SVG.
 
 
-@pytest.mark.parametrize("name", sorted(SHIPPED))
+@pytest.mark.parametrize("name", SHIPPED)
 def test_an_svg_stands_alone_and_says_what_it_shows(name):
-    picture = svg(SHIPPED[name], Marks(counts={}), "zh")
+    picture = svg(shipped()[name], Marks(counts={}), "zh")
     root = ET.fromstring(picture)  # noqa: S314 - our own
 
     title, told = root.find(f"{SVG}title"), root.find(f"{SVG}desc")
     assert root.get("role") == "img"
     assert root.get("aria-labelledby") == f"{title.get('id')} {told.get('id')}"
-    assert SHIPPED[name].definition.title["zh"] in title.text
-    assert f"{len(SHIPPED[name].edges)} of {len(SHIPPED[name].edges)} were never taken" in told.text
+    assert shipped()[name].definition.title["zh"] in title.text
+    assert f"{len(shipped()[name].edges)} of {len(shipped()[name].edges)} were never taken" in told.text
     assert "prefers-color-scheme:dark" in picture
     assert not re.search(r"<script|href|url\(|@import|<image|https?://(?!www\.w3\.org/2000/svg)", picture)
 
 
-@pytest.mark.parametrize("name", sorted(SHIPPED))
+@pytest.mark.parametrize("name", SHIPPED)
 def test_no_card_lies_on_another_and_no_text_leaves_its_card(name):
-    marks = Marks(counts={edge.full_name: 1_234_567 for edge in SHIPPED[name].edges})
-    sheet = sheet_of(SHIPPED[name], marks, "zh")
+    marks = Marks(counts={edge.full_name: 1_234_567 for edge in shipped()[name].edges})
+    sheet = sheet_of(shipped()[name], marks, "zh")
 
-    assert {card.name for card in sheet.cards} == {"", "*", *SHIPPED[name].definition.states}
+    assert {card.name for card in sheet.cards} == {"", "*", *shipped()[name].definition.states}
     for card in sheet.cards:
         assert card.x + card.width <= sheet.width
         assert card.y + card.height <= sheet.height

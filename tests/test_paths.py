@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import tiny
 from msgspec.structs import replace
+from served import shipped
 
-from runtime import loader
 from runtime.bench.coverage import Kind, covered, goals
 from runtime.bench.paths import KINDS, Cover, Paths, cover
 from runtime.bench.player import played, played_by_rules
@@ -18,7 +18,7 @@ from runtime.bench.written import written
 from runtime.machine import Machine
 
 ROOT = Path(__file__).parents[1]
-TRIAGE = loader.load(loader.read_project(ROOT)["ticket_triage"])
+TRIAGE = "ticket_triage"
 FORK = """
 initial: HALL
 context: {tired: {type: bool, default: false}}
@@ -73,18 +73,18 @@ def test_pairs_that_no_play_can_have_are_told():
 @pytest.mark.parametrize("kind", ["edges", "guards"])
 async def test_each_written_play_is_served_as_it_says(kind: Cover):
     """Read from its file's text, told offline, refusals too."""
-    found = cover(TRIAGE, kind, budget=3_000)
+    found = cover(shipped()[TRIAGE], kind, budget=3_000)
 
     assert found.not_covered == ()
     for each in found.replays:
         (again,), faults = read_replays("a.replay.yaml", written(each))
         assert faults == []
-        assert (await played(again, TRIAGE)).verdict == "passed"
-        assert played_by_rules(again, TRIAGE).verdict == "passed"
+        assert (await played(again, shipped()[TRIAGE])).verdict == "passed"
+        assert played_by_rules(again, shipped()[TRIAGE]).verdict == "passed"
 
 
 def test_every_step_of_a_written_play_expects_what_came():
-    found = cover(TRIAGE, "guards", budget=3_000)
+    found = cover(shipped()[TRIAGE], "guards", budget=3_000)
 
     for step in (step for each in found.replays for step in each.steps):
         assert step.expect.error or (step.expect.edge and step.expect.state and step.expect.options is not None)
@@ -120,7 +120,9 @@ async def test_a_play_fixes_its_dice_so_that_no_seed_decides():
 
 
 def test_the_same_plays_come_each_time():
-    assert told(cover(TRIAGE, "edges", budget=1_000)) == told(cover(TRIAGE, "edges", budget=1_000))
+    once, again = (cover(shipped()[TRIAGE], "edges", budget=1_000) for _ in range(2))
+
+    assert told(once) == told(again)
 
 
 def told(found: Paths) -> list[str]:

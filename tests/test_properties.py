@@ -15,7 +15,7 @@ import jsonschema_rs
 import msgspec
 import pytest
 from conftest import SCALE, Client, tiny
-from served import Web, runtime_of, serving
+from served import SHIPPED, Web, runtime_of, serving, shipped
 
 from runtime import loader
 from runtime.bench.properties import Broken, begun, followed
@@ -35,7 +35,6 @@ from server.settings import Settings
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "tests" / "machines" / "properties"
 IS_SHORT = "fight_is_short"
-SHIPPED = loader.load_project(ROOT)
 
 
 def kept(name: str) -> Machine:
@@ -455,9 +454,9 @@ def play_of(machine: Machine, number: int) -> list[Step]:
     return steps
 
 
-@pytest.mark.parametrize("name", sorted(SHIPPED))
+@pytest.mark.parametrize("name", SHIPPED)
 def test_no_play_of_a_machine_that_ships_breaks_what_it_says(name: str):
-    machine = SHIPPED[name]
+    machine = shipped()[name]
     for number in range(20 * SCALE):
         assert watched(machine, play_of(machine, number)) == [], number
 
@@ -479,15 +478,15 @@ def test_no_play_of_a_machine_that_ships_breaks_what_it_says(name: str):
 )
 def test_a_change_of_an_edge_breaks_what_a_machine_says(name: str, said: str, written: str, changed: str):
     """What ships says something: each of these rules is kept by some edge, and by no clamp."""
-    path, text = f"machines/{name}.yaml", SHIPPED[name].files[f"machines/{name}.yaml"]
+    path, text = f"machines/{name}.yaml", shipped()[name].files[f"machines/{name}.yaml"]
     assert written in text
-    machine = loader.load({**SHIPPED[name].files, path: text.replace(written, changed)})
+    machine = loader.load({**shipped()[name].files, path: text.replace(written, changed)})
 
     plays = (watched(machine, play_of(machine, number)) for number in range(400))
 
     assert said in {each.name for _, each in next(filter(None, plays), [])}
 
 
-@pytest.mark.parametrize("name", sorted(SHIPPED))
+@pytest.mark.parametrize("name", SHIPPED)
 def test_a_machine_that_ships_says_what_must_be_so(name: str):
-    assert len(SHIPPED[name].properties) >= 2
+    assert len(shipped()[name].properties) >= 2

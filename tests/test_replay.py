@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import SCALE
 from den import ANEW, DEN, PROMPT, at, both, den, differs, played_once, replays, ruled_once
-from served import ROOT
+from served import ROOT, SHIPPED, shipped
 
 from runtime import loader
 from runtime.bench.expecting import seen_of
@@ -480,11 +480,13 @@ def test_a_failed_runs_file_has_a_name_of_its_own():
 
 # The rules alone say the same.
 
-MACHINES = {
-    **loader.load_project(ROOT), **loader.load_project(ROOT / "tests" / "projects" / "lantern"), "den": loader.load(
-        {"machines/den.yaml": DEN, "prompts/den/told.prompty": PROMPT}
-    ),
-}  # fmt: skip
+
+def machine_of(name: str) -> Machine:
+    if name == "den":
+        return loader.load({"machines/den.yaml": DEN, "prompts/den/told.prompty": PROMPT})
+    return shipped()[name] if name in SHIPPED else loader.load_project(ROOT / "tests" / "projects" / "lantern")[name]
+
+
 PLAYS = 2 * SCALE
 TURNS = 14
 WORDS = {"int": 1, "float": 0.5, "bool": True, "str": "灯", "text": "芝麻开门🏮"}
@@ -533,9 +535,9 @@ def _fields(step: ReplayStep) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(MACHINES))
+@pytest.mark.parametrize("name", [*SHIPPED, "lantern_house", "den"])
 def test_the_rules_alone_come_to_what_a_server_comes_to(name: str):
-    machine = MACHINES[name]
+    machine = machine_of(name)
     for number in range(PLAYS):
         replay = any_replay(random.Random(f"{name} {number}"), machine)  # noqa: S311 - no secret
 

@@ -1,21 +1,18 @@
 """A turn on trial is the turn that is served: same edges, same states, same offers, same words."""
 
 import random
-from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import SCALE
+from served import SHIPPED, shipped
 
-from runtime import loader
 from runtime.bench.trial import Step, Trial, step_of
 from runtime.errors import Refusal
 from runtime.recompute import before
 from runtime.session import Entry, Invoke, Session
 from runtime.turn import play
 
-ROOT = Path(__file__).parents[1]
-MACHINES = loader.load_project(ROOT)
 PLAYS = 2 * SCALE
 MOST_TURNS = 60
 
@@ -38,10 +35,10 @@ def ruled(session: Session) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(MACHINES))
+@pytest.mark.parametrize("name", SHIPPED)
 @pytest.mark.parametrize("language", ["zh", "en"])
 async def test_a_turn_on_trial_is_the_turn_that_is_served(start: Any, name: str, language: str):
-    machine = MACHINES[name]
+    machine = shipped()[name]
     for number in range(PLAYS):
         rng = random.Random(f"{name} {number}")  # noqa: S311 - no secret
         first = {

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny
+from served import shipped
 
-from runtime import loader
 from runtime.bench.moves import Move
 from runtime.bench.pool import shared_out
 from runtime.bench.trial import Trial
 from runtime.bench.wander import CHUNK, Wandered, Wandering, chunks, shrunk, together, wander
 
 ROOT = Path(__file__).parents[1]
-TRIAGE = loader.load(loader.read_project(ROOT)["ticket_triage"])
+TRIAGE = "ticket_triage"
 PLAYS = 2 * CHUNK
 WALK = """
 initial: HALL
@@ -32,7 +32,7 @@ states:
 
 
 def play_all(name: str, chunk: tuple[int, int]) -> Wandered:
-    machine = tiny(WALK) if name == "walk" else TRIAGE
+    machine = tiny(WALK) if name == "walk" else shipped()[TRIAGE]
     return wander(machine, Wandering("种子", PLAYS), chunk)
 
 
@@ -86,7 +86,7 @@ def test_who_avoids_what_was_used_sees_every_option_soon():
 
 
 def test_payloads_and_lessons_are_drawn_and_refusals_counted():
-    found = wander(TRIAGE, Wandering("a", CHUNK), (0, CHUNK))
+    found = wander(shipped()[TRIAGE], Wandering("a", CHUNK), (0, CHUNK))
 
     assert found.refused > 0
     assert set(found.endings) <= {"END", "END_ESCALATED", "END_EXPIRED"}
