@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from runtime.bench.compare import spans_of
+from runtime.bench.spans import spans_of
 from server.bench.compare_command import compare
 
 HALL = """

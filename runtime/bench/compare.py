@@ -1,34 +1,36 @@
 """The same requests to two sides: two versions of a machine, or two narrators. Start at `compared`.
 
 Where the rules part (edge, state, context, routing, options, a refusal) a path ends, with why on both
-sides: from there on the two play different stories. Where only words part it goes on.
+sides: from there on the two play different stories. Where only words or prompts part it goes on.
 """
 
 from __future__ import annotations
 
 import difflib
-import unicodedata
-from collections.abc import Iterator, Mapping
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from runtime.bench.coverage import goals
 from runtime.bench.expecting import Came
-from runtime.bench.player import played
+from runtime.bench.modes import CONTEXT_LINES
+from runtime.bench.places import Atlas
+from runtime.bench.player import Result, played
 from runtime.bench.replay import Chosen, Expect, Replay, ReplayStep
+from runtime.bench.spans import Span, spans_of
 from runtime.bench.why import why
-from runtime.cutting import is_inside
+from runtime.dice import spec_of
+from runtime.flow_yaml import flow
 from runtime.machine import Machine
 from runtime.narrators import Narrator
-from runtime.session import Session
+from runtime.session import Outcome, Session
 
-Span = tuple[Literal["=", "-", "+"], str]
-"""A part of a text: in both, only on this side, only on the other."""
-_NO_PROSE = frozenset({"meta", "error", "request_id"})
-"""Parts of an answer or a refusal that tell a player nothing."""
+_NO_PROSE = frozenset({"meta", "outcome", "routing", "inputs", "error", "request_id", "details", "considered"})
+"""Parts of an answer or a refusal that are no words for a player; the rules among them are compared as such."""
+_NO_TEXT = frozenset({"key", "kind", "event_type", "value"})
+"""What names an option to a client, and a variable's value: its text is beside it."""
 NOT_THERE = "—"
 """What stands for a value that a side doesn't have."""
 
@@ -41,10 +43,24 @@ class Side(Struct, frozen=True):
 
 
 class Words(Struct, frozen=True):
-    """A text that is told otherwise, by its dotted path; `prompt` is what the turn was told by."""
+    """A text that is told otherwise, by its dotted path."""
 
     path: str
     spans: tuple[Span, ...]
+
+
+class Prompts(Struct, frozen=True):
+    """A turn that is told by other prompts: their files, '' for the built-in one, and what differs, line by line."""
+
+    here: str
+    there: str
+    lines: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The file, or both."""
+        names = dict.fromkeys(each or "the built-in prompt" for each in (self.here, self.there))
+        return " ≠ ".join(names)
 
 
 class Parting(Struct, frozen=True):
@@ -57,21 +73,41 @@ class Parting(Struct, frozen=True):
     why_there: str
 
 
-class Turn(Struct, frozen=True):
-    """A turn in which something parted; `sent` says what both were sent."""
+class Turn(Struct, frozen=True, kw_only=True):
+    """A turn in which something parted; `step` counts from 1, 0 = what is given. `sent` says what both were sent.
+
+    `notes` say which side's model failed there.
+    """
 
     step: int
     sent: str
-    parting: Parting | None
-    words: tuple[Words, ...]
+    parting: Parting | None = None
+    words: tuple[Words, ...] = ()
+    prompts: Prompts | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether there is anything to say of it."""
+        return bool(self.parting or self.words or self.prompts or self.notes)
 
 
 class Compared(Struct, frozen=True, kw_only=True):
-    """A path as two sides played it: how many turns were compared, and those in which something parted."""
+    """A path as two sides played it: how many turns were compared, and those in which something parted.
+
+    `walked` are the edges that were taken here and there, in the turns that were compared.
+    """
 
     replay: Replay
+    language: str
     steps: int
     turns: tuple[Turn, ...]
+    walked: tuple[frozenset[str], frozenset[str]]
+
+    @property
+    def name(self) -> str:
+        """What the path is called."""
+        return self.replay.id or self.replay.name
 
     @property
     def parting(self) -> Turn | None:
@@ -83,6 +119,20 @@ class Compared(Struct, frozen=True, kw_only=True):
         """How many texts were told otherwise."""
         return sum(len(each.words) for each in self.turns)
 
+    @property
+    def prompts(self) -> int:
+        """How many turns were told by other prompts."""
+        return sum(each.prompts is not None for each in self.turns)
+
+
+class Unwalked(Struct, frozen=True):
+    """An edge that no path took, on which side, and where it stands; `is_only` where the other side has none such."""
+
+    edge: str
+    side: Literal["here", "there", "both"]
+    where: str
+    is_only: bool
+
 
 async def compared(replay: Replay, here: Side, there: Side) -> Compared:
     """Play a path on both sides, up to where the rules part. What it expects is not asked."""
@@ -91,22 +141,38 @@ async def compared(replay: Replay, here: Side, there: Side) -> Compared:
     given = replace(asked.given, machine=there.machine.name)
     meant = replace(asked, given=given, steps=_as_chosen(asked.steps, ours.came))
     theirs = await played(meant, there.machine, there.narrator)
-    stops = [
-        None if each.difference is None else (each.difference.field, each.difference.why) for each in (ours, theirs)
+    turns = tuple(_turns(asked.steps, ours, theirs, here, there))
+    count = min(len(ours.came), len(theirs.came))
+    steps = next((each.step for each in turns if each.parting), count)
+    return Compared(
+        replay=replay,
+        language=replay.given.language or here.machine.definition.language,
+        steps=steps,
+        turns=turns,
+        walked=(_walked(ours, steps), _walked(theirs, steps)),
+    )
+
+
+def unwalked(found: Iterable[Compared], here: Machine, there: Machine) -> tuple[Unwalked, ...]:
+    """The edges of either version that no path took, in the order of their files: what was not compared."""
+    paths = list(found)
+    taken = [frozenset[str]().union(*(each.walked[side] for each in paths)) for side in (0, 1)]
+    ours, theirs = (
+        {str(goal.key): str(goal.place) for goal in goals(machine, ("edges",))} for machine in (here, there)
+    )
+    missed_here, missed_there = (
+        [each for each in edges if each not in walked] for edges, walked in zip((ours, theirs), taken, strict=True)
+    )
+    first = [
+        Unwalked(each, "both" if each in missed_there else "here", ours[each], each not in theirs)
+        for each in missed_here
     ]
-    turns: list[Turn] = []
-    count = max(len(ours.came), len(theirs.came))
-    for index in range(count):
-        one, other = (side.came[index] if index < len(side.came) else None for side in (ours, theirs))
-        parting = _stopped(stops) if one is None or other is None else _parting(one, other, here.machine, there.machine)
-        words = tuple(_words(one, other)) if parting is None and one is not None and other is not None else ()
-        if parting or words:
-            turns.append(Turn(index + 1, sent_by(asked.steps[index]), parting, words))
-        if parting:
-            return Compared(replay=replay, steps=index + 1, turns=tuple(turns))
-    if stops[0] != stops[1]:
-        turns.append(Turn(count, "", _stopped(stops), ()))
-    return Compared(replay=replay, steps=count, turns=tuple(turns))
+    rest = [Unwalked(each, "there", theirs[each], each not in ours) for each in missed_there if each not in missed_here]
+    return (*first, *rest)
+
+
+def _walked(result: Result, steps: int) -> frozenset[str]:
+    return frozenset(each.turn.outcome.edge for each in result.came[:steps] if each.turn is not None)
 
 
 def _unexpecting(replay: Replay) -> Replay:
@@ -139,15 +205,53 @@ def sent_by(step: ReplayStep) -> str:
     return " ".join(filter(None, (step.send or "", name))) or "the first event"
 
 
+# Turn by turn.
+
+
+def _turns(
+    steps: tuple[ReplayStep, ...], ours: Result, theirs: Result, here: Side, there: Side
+) -> Iterator[Turn]:  # fmt: skip
+    """The turns in which something parts, the last of them where the rules do."""
+    is_told_alike = True
+    for step, one, other in zip(steps, ours.came, theirs.came, strict=False):
+        turn = Turn(
+            step=one.number,
+            sent=sent_by(step),
+            parting=_parting(one, other, here.machine, there.machine),
+            words=tuple(_words(one, other)),
+            prompts=_prompts(one, other, here.machine, there.machine, is_told_alike=is_told_alike),
+            notes=(*_failed("here", one, here), *_failed("there", other, there)),
+        )
+        if turn.is_telling:
+            yield turn
+        if turn.parting:
+            return
+        is_told_alike = is_told_alike and not turn.words
+    if parting := _stopped(ours, theirs):
+        number = min(len(ours.came), len(theirs.came))
+        yield Turn(step=number, sent=sent_by(steps[number - 1]) if number else "what is given", parting=parting)
+
+
+def _failed(name: str, came: Came, side: Side) -> Iterator[str]:
+    """That a side's model didn't tell a turn, or not the whole of it."""
+    meta = came.answer["payload"]["meta"] if came.answer is not None else {}
+    if side.narrator is None or not meta.get("fallback"):
+        return
+    parts = "the turn" if "*" in meta["fallback"] else ", ".join(meta["fallback"])
+    yield f"{name}: told offline, for the model failed: {parts} (tried: {', '.join(meta['rungs'])})"
+
+
 # Where the rules part.
 
 
 def _parting(one: Came, other: Came, here: Machine, there: Machine) -> Parting | None:
+    if found := _die(one, other, here, there):
+        return found
     ours, theirs = dict(_settled(one)), dict(_settled(other))
     for field in {**ours, **theirs}:
         mine, yours = ours.get(field, NOT_THERE), theirs.get(field, NOT_THERE)
         if type(mine) is not type(yours) or mine != yours:
-            return Parting(field, mine, yours, why(one, field, here), why(other, field, there))
+            return Parting(field, mine, yours, _why(one, field, here), _why(other, field, there))
     return None
 
 
@@ -171,18 +275,71 @@ def _standing(session: Session) -> Iterator[tuple[str, Any]]:
     yield "should_end", routing.should_end
 
 
-def _stopped(stops: list[tuple[str, str] | None]) -> Parting:
+def _why(came: Came, field: str, machine: Machine) -> str:
+    """How a side came to it; for a variable that is learned, with what it was learned from."""
+    told = [why(came, field, machine)]
+    if field.startswith("context.") and came.entry is not None and "learn:" in told[0]:
+        learned = came.entry.narration.get("learned", {})
+        told.append(f"  told by {came.entry.model or came.entry.narrator}: {flow(dict(learned))}")
+    return "\n".join(told)
+
+
+def _stopped(ours: Result, theirs: Result) -> Parting | None:
     """One side could not go on: what was given can't be there, a property was broken, it fell over."""
-    (here, there) = stops
-    field = (here or there or ("end", ""))[0]
-    told = ["it goes on" if each is None else each[1] for each in stops]
-    return Parting(field, *("goes on" if each is None else "stops" for each in stops), *told)
+    sides = (ours, theirs)
+    stops = [(len(each.came), each.difference and (each.difference.field, each.difference.why)) for each in sides]
+    if stops[0] == stops[1]:
+        return None
+    first = next((stop for _, stop in stops if stop), None)
+    told = [stop[1] if stop else "it goes on" for _, stop in stops]
+    here, there = ("stops" if stop else "goes on" for _, stop in stops)
+    return Parting(first[0] if first else "end", here, there, *told)
+
+
+# Dice that are fixed, and don't fall so on one of the sides.
+
+
+def _die(one: Came, other: Came, here: Machine, there: Machine) -> Parting | None:
+    """A fixed die that one side doesn't roll, or can't roll so: it was added, removed or changed."""
+    faults = [_faults(each) for each in (one, other)]
+    name = next((each for each in {**faults[0], **faults[1]} if (each in faults[0]) != (each in faults[1])), None)
+    played_on = one.turn or other.turn
+    if name is None or played_on is None:
+        return None
+    outcome = played_on.outcome
+    sides = [_rolled(name, outcome, machine) for machine in (here, there)]
+    (mine, _), (yours, _) = sides
+    becoming = "added" if mine == NOT_THERE else "removed" if yours == NOT_THERE else "changed"
+    whys = [f"{where} {fault.get(name, '')}".strip() for (_, where), fault in zip(sides, faults, strict=True)]
+    return Parting(f"dice.{name}", mine, yours, f"the die was {becoming}: {whys[0]}", whys[1])
+
+
+def _faults(came: Came) -> Mapping[str, str]:
+    """What is wrong with fixed dice, by their names."""
+    details: Sequence[Mapping[str, Any]] = (came.refusal or {}).get("details", ())
+    return {str(each["loc"][1]): each["msg"] for each in details if each.get("loc", [""])[0] == "dice"}
+
+
+def _rolled(name: str, outcome: Outcome, machine: Machine) -> tuple[str, str]:
+    """How a machine rolls a die of a turn, and where that stands; of one that it doesn't roll, where it would."""
+    atlas = Atlas(machine)
+    key = outcome.choice.key
+    row = machine.table.get(outcome.source, ()) if outcome.source else (machine.initial,)
+    edges = [each.edge for each in row if each.edge.event == outcome.event and each.edge.option in ("", key)]
+    for edge in edges:
+        if name in edge.dice:
+            spec = spec_of(edge.dice[name])
+            return spec, f"{atlas.die(edge, name)} rolls {spec}."
+    return NOT_THERE, f"{atlas.edge(edges[0])} rolls none." if edges else ""
 
 
 # Where words part.
 
 
 def _words(one: Came, other: Came) -> Iterator[Words]:
+    """What is told otherwise; where one side alone is refused there is nothing to hold its words against."""
+    if (one.error is None) != (other.error is None):
+        return
     ours, theirs = _texts(one), _texts(other)
     for path in {**ours, **theirs}:
         here, there = ours.get(path, ""), theirs.get(path, "")
@@ -191,10 +348,9 @@ def _words(one: Came, other: Came) -> Iterator[Words]:
 
 
 def _texts(came: Came) -> dict[str, str]:
-    """Every text of an answer or a refusal by its path, and the prompt."""
+    """Every text of an answer or a refusal by its path."""
     told = (came.answer or {}).get("payload", {}) if came.refusal is None else came.refusal
-    prompt = {} if came.prompt is None else {"prompt": came.prompt}
-    return {**dict(_leaves(told, "")), **prompt}
+    return dict(_leaves({name: each for name, each in told.items() if name not in _NO_PROSE}, ""))
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
@@ -202,62 +358,24 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
         yield path, value
     elif isinstance(value, Mapping):
         for name, each in value.items():
-            if path or name not in _NO_PROSE:
+            if name not in _NO_TEXT:
                 yield from _leaves(each, f"{path}.{name}".lstrip("."))
     elif isinstance(value, list):
         for index, each in enumerate(value):
             yield from _leaves(each, f"{path}.{index}")
 
 
-def spans_of(here: str, there: str) -> tuple[Span, ...]:
-    """What was taken out of a text and put into it: by words, sign by sign where none stand apart, as in Chinese.
-
-    Line by line first, so that a long prompt is quickly done.
-    """
-    found: list[Span] = []
-    for ours, theirs in _blocks(here.splitlines(keepends=True), there.splitlines(keepends=True)):
-        if ours == theirs:
-            found.append(("=", "".join(ours)))
-        else:
-            found += _inside(_tokens("".join(ours)), _tokens("".join(theirs)))
-    return tuple(_joined(found))
+# Where prompts part.
 
 
-Block = tuple[list[str], list[str]]
-"""Parts that stand for each other."""
-
-
-def _blocks(ours: list[str], theirs: list[str]) -> Iterator[Block]:
-    for _, start, end, begin, stop in difflib.SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes():
-        yield ours[start:end], theirs[begin:stop]
-
-
-def _inside(ours: list[str], theirs: list[str]) -> Iterator[Span]:
-    for gone, come in _blocks(ours, theirs):
-        if gone == come:
-            yield "=", "".join(gone)
-            continue
-        if gone:
-            yield "-", "".join(gone)
-        if come:
-            yield "+", "".join(come)
-
-
-def _joined(spans: list[Span]) -> Iterator[Span]:
-    for sign, parts in groupby(spans, key=itemgetter(0)):
-        yield sign, "".join(text for _, text in parts)
-
-
-def _tokens(text: str) -> list[str]:
-    """Words of letters that stand apart by spaces, and every other sign, whole as a reader sees it."""
-    found: list[str] = []
-    for at, letter in enumerate(text):
-        if at and (is_inside(text, at) or (_is_of_word(text[at - 1]) and _is_of_word(letter))):
-            found[-1] += letter
-        else:
-            found.append(letter)
-    return found
-
-
-def _is_of_word(letter: str) -> bool:
-    return letter.isalnum() and unicodedata.east_asian_width(letter) not in "WF"
+def _prompts(one: Came, other: Came, here: Machine, there: Machine, *, is_told_alike: bool) -> Prompts | None:
+    """Two prompts that differ. Once words have parted each holds its own story: then only other files are told."""
+    if one.prompt is None or other.prompt is None or one.prompt == other.prompt or not (one.turn and other.turn):
+        return None
+    files = one.turn.prompt, other.turn.prompt
+    if not is_told_alike and here.files.get(files[0]) == there.files.get(files[1]):
+        return None
+    lines = difflib.unified_diff(
+        one.prompt.split("\n"), other.prompt.split("\n"), "here", "there", lineterm="", n=CONTEXT_LINES
+    )
+    return Prompts(*files, tuple(lines))

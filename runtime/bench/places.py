@@ -56,6 +56,11 @@ class Atlas:
         own = (*edge.path, "guard")
         return self.value(own if edge.guard is not None else (*option_path(edge), "guard"))
 
+    def die(self, edge: Edge, name: str) -> Place:
+        """Where a die of an edge stands: at its option, its event's entry, or the initial edge."""
+        around = option_path(edge) if edge.option else edge.path[:-2] if edge.source else edge.path
+        return self.key((*around, "dice", name))
+
     def option(self, state: str, index: int) -> Place:
         """Where an authored option stands; `index` counts from 0."""
         return self.key(("states", state, "options", index))

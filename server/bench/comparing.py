@@ -4,73 +4,159 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import random
 import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import Struct
+from msgspec.structs import replace
 
 from runtime import loader
-from runtime.bench.compare import Compared, Side, Span, Turn, compared
+from runtime.bench.compare import Compared, Side, compared, unwalked
 from runtime.bench.moves import Move, replay_of, tried
 from runtime.bench.paths import cover
-from runtime.bench.replay import Replay
+from runtime.bench.pool import cores, shared_out
+from runtime.bench.replay import Expect, Replay, bare
 from runtime.bench.search import openings
 from runtime.bench.trial import Trial
 from runtime.errors import DesignError, Refusal
-from runtime.flow_yaml import flow
 from runtime.machine import Machine
+from runtime.narrators import Narrator
+from runtime.narrators.offline import Offline
+from server import project_file
+from server.bench.compare_report import Report, lines, markdown, page, plain
 from server.bench.gathering import REPLAYS, bundles_of, by_machine, replays_in
-from server.build import narrator_of
+from server.bench.keys import refuse_keys
+from server.build import known_path, profiles_of
 from server.options import settings_of
+from server.play.table import Refused
+from server.settings import Settings, variables_of
 from server.tend.changing import whole_file
-from server.tend.pages import clean
-from server.tend.working import told_as_json
+
+if TYPE_CHECKING:
+    from runtime.narrators.profile import Profile
 
 MOST_TURNS = 200
 """How many turns a random walk takes at most."""
-CONTEXT = 24
-"""How many characters of what is the same stand around a difference."""
-MARKS = {
-    "text": {"=": ("", ""), "-": ("[-", "-]"), "+": ("{+", "+}")},
-    "md": {"=": ("", ""), "-": ("<del>", "</del>"), "+": ("<ins>", "</ins>")},
-}
+RECORDED, OFFLINE, MODEL = "recorded", "offline", "openai"
+"""Who tells: what a replay has recorded and else the offline narrator, that one alone, or a model."""
+_WORTH_A_PROCESS = 24
+"""How many paths one more process is worth starting for."""
+Files = dict[str, str]
+"""A machine's files, path → text."""
+
+
+class Told(Struct, frozen=True):
+    """Who tells a side's turns; `model` is None for the configured one, and where no model tells."""
+
+    narrator: str
+    model: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.narrator}{f' {self.model}' if self.model else ''}"
 
 
 def compare(name: str, options: dict[str, Any]) -> int:
     """Compare; 0 where the states are the same, 1 where they part. Raises UsageError, DesignError, SettingsError."""
-    if not any(options[each] for each in ("against", "with_narrator", "with_model")):
+    tellers = _tellers(options)
+    project, against = options["project"] or Path(), options["against"]
+    files = bundles_of(project, [name])[name]
+    others = _files_against(project, against, name) if against else files
+    here, there = loader.load(files), loader.load(others)
+    paths = _paths(project, here, there, options)
+    if MODEL in {each.narrator for each in tellers}:
+        found = asyncio.run(_asked(paths, (here, there), tellers, options))
+    else:
+        found = _played(paths, (files, others), tellers, options["jobs"] or cores())
+    report = Report(
+        machine=name,
+        here=f"{project}, told by {tellers[0]}",
+        there=f"{against or project}, told by {tellers[1]}",
+        found=tuple(found),
+        unwalked=unwalked(found, here, there),
+    )
+    _tell(report, options, is_asked=MODEL in {each.narrator for each in tellers})
+    is_strict = options["is_strict"] and (report.words or report.prompts)
+    return int(bool(report.parted or is_strict))
+
+
+def _tell(report: Report, options: dict[str, Any], *, is_asked: bool) -> None:
+    """Print the report, and write it where that is asked for. Raises UsageError where a model let a key out."""
+    is_json, output = options["form"] == "json", options["output"]
+    told = json.dumps(plain(report), ensure_ascii=False, indent=2) if is_json else "\n".join(lines(report))
+    if is_asked:
+        try:
+            refuse_keys(told, settings_of({"project": options["project"]}))
+        except Refused as refused:
+            raise click.UsageError(f"{refused.message}. {refused.hint}.") from None
+    if output:
+        with whole_file(output) as file:
+            file.write((page(report) if output.suffix == ".html" else markdown(report)).encode())
+    click.echo(told)
+
+
+# Who tells.
+
+
+def _tellers(options: dict[str, Any]) -> tuple[Told, Told]:
+    """Who tells here and there. Raises UsageError where that fits nothing, or there is nothing to compare."""
+    model, other = options["model"], options["with_model"]
+    narrator = options["narrator"] or (MODEL if model or other else RECORDED)
+    with_narrator = options["with_narrator"] or (MODEL if other else narrator)
+    here = Told(narrator, model)
+    there = Told(with_narrator, other or (model if with_narrator == MODEL else None))
+    for each, name in ((here, "--model"), (there, "--with-model")):
+        if each.model and each.narrator != MODEL:
+            raise click.UsageError(f"{name} {each.model} is asked by {name[:-5]}narrator {MODEL} alone.")
+    if not (options["against"] or options["with_narrator"] or other):
         raise click.UsageError(
             "there is nothing to compare with: add --against DIR or REV, --with-narrator or --with-model."
         )
-    project = options["project"] or Path()
-    here = loader.load(bundles_of(project, [name])[name])
-    there = _machine_against(project, options["against"], name) if options["against"] else here
-    found = asyncio.run(_compared_all(_paths(project, here, options), here, there, options))
-    if output := options["output"]:
-        form = "html" if output.suffix == ".html" else "md"
-        with whole_file(output) as file:
-            file.write((_html(name, found) if form == "html" else _markdown(name, found)).encode())
-    if options["form"] == "json":
-        told_as_json(_plain(name, found))
-    else:
-        click.echo("\n".join(_lines(found)))
-    has_parted = any(each.parting for each in found) or (options["is_strict"] and any(each.words for each in found))
-    return int(has_parted)
+    if not options["against"] and here == there != Told(MODEL, model):
+        raise click.UsageError(f"both sides are the same machine, told by {here}: name another with --with-narrator.")
+    return here, there
 
 
-def _machine_against(project: Path, against: str, name: str) -> Machine:
-    """The machine of another folder, or of a revision of this project."""
+def _profiles(settings: Settings, options: dict[str, Any], model: str | None) -> tuple[Profile, ...]:
+    """How a side's model is reached: of the providers that the project lists the one of that model, else the first."""
+    if model is None:
+        return profiles_of(settings)
+    is_described = settings.openai_base_url or settings.openai_model or settings.openai_profile
+    project = settings.project_path
+    listed = () if is_described else project_file.profiles_of(project, variables_of(project))
+    if listed:
+        return tuple(each for each in listed if each.model == model) or (replace(listed[0], model=model),)
+    return profiles_of(settings_of({"project": options["project"], "narrator": MODEL, "openai_model": model}))
+
+
+def _narrator(told: Told, options: dict[str, Any]) -> Narrator | None:
+    """Who tells a side, not open yet. Raises SettingsError, DesignError."""
+    if told.narrator != MODEL:
+        return Offline() if told.narrator == OFFLINE else None
+    from runtime.narrators.openai import OpenAI  # noqa: PLC0415 - takes longer to import than most comparisons
+    from runtime.narrators.probing import Known  # noqa: PLC0415 - the same
+
+    settings = settings_of({"project": options["project"], "narrator": MODEL})
+    return OpenAI(*_profiles(settings, options, told.model), known=Known(known_path(settings)))
+
+
+# The other version.
+
+
+def _files_against(project: Path, against: str, name: str) -> Files:
+    """The machine's files in another folder, or in a revision of this project. Raises UsageError."""
     if Path(against).is_dir():
-        return loader.load(bundles_of(Path(against), [name])[name])
+        return bundles_of(Path(against), [name])[name]
     with _archived(project, against) as folder:
-        return loader.load(bundles_of(folder, [name])[name])
+        return bundles_of(folder, [name])[name]
 
 
 @contextmanager
@@ -95,14 +181,29 @@ def _archived(project: Path, revision: str) -> Iterator[Path]:
 # Which paths.
 
 
-def _paths(project: Path, machine: Machine, options: dict[str, Any]) -> list[Replay]:
-    """The machine's replays, else plays that cover its edges, or random ones where they are asked for."""
+def _paths(project: Path, here: Machine, there: Machine, options: dict[str, Any]) -> list[Replay]:
+    """The machine's replays, else plays that cover the edges of both versions, or random ones if asked for."""
     if options["plays"]:
-        return [_walk(machine, f"{options['seed']}:{number}") for number in range(options["plays"])]
+        return [_walk(here, f"{options['seed']}:{number}") for number in range(options["plays"])]
     replays, faults = replays_in(project, project / REPLAYS)
     if faults:
         raise DesignError(faults)
-    return by_machine(replays, [machine.name])[machine.name] or [*cover(machine, "edges").replays]
+    return by_machine(replays, [here.name])[here.name] or _covers(here, there)
+
+
+def _covers(here: Machine, there: Machine) -> list[Replay]:
+    """Plays that cover the edges of either version; those of both that are the same once."""
+    found: dict[bytes, Replay] = {}
+    for machine, side in ((here, "here"), (there, "there")):
+        for each in cover(machine, "edges").replays:
+            found.setdefault(_sent(each), replace(each, id=f"{each.name}, found {side}"))
+    return list(found.values())
+
+
+def _sent(replay: Replay) -> bytes:
+    """What a replay sends, whatever comes of it."""
+    steps = tuple(replace(step, expect=Expect(), line=0) for step in replay.steps)
+    return repr(bare(replace(replay, steps=steps, name=""))).encode()
 
 
 def _walk(machine: Machine, seed: str) -> Replay:
@@ -125,142 +226,62 @@ def _walk(machine: Machine, seed: str) -> Replay:
     return replay_of(machine, moves, f"random {seed}")
 
 
-async def _compared_all(
-    paths: Sequence[Replay], here: Machine, there: Machine, options: dict[str, Any]
+# Playing.
+
+_SIDES: list[Side] = []
+"""The two sides, in whichever process plays them."""
+
+
+def _set_up(files: Files, others: Files, is_offline: tuple[bool, bool]) -> None:
+    _SIDES[:] = [
+        Side(loader.load(each), Offline() if offline else None)
+        for each, offline in zip((files, others), is_offline, strict=True)
+    ]
+
+
+def _compared(replay: Replay) -> Compared:
+    return asyncio.run(compared(replay, *_SIDES))
+
+
+def _played(
+    paths: Sequence[Replay], files: tuple[Files, Files], tellers: tuple[Told, Told], jobs: int
+) -> list[Compared]:  # fmt: skip
+    """Every path on both sides, in their order; several processes only where that is worth it."""
+    is_offline = tuple(each.narrator == OFFLINE for each in tellers)
+    worth = min(jobs, 1 + len(paths) // _WORTH_A_PROCESS)
+    found: dict[int, Compared] = {}
+    with _bar(len(paths)) as bar:
+        for number, each in shared_out(_compared, paths, worth, _set_up, (*files, is_offline)):
+            found[number] = each
+            bar.update(1)
+    return [found[number] for number in sorted(found)]
+
+
+async def _asked(
+    paths: Sequence[Replay], machines: tuple[Machine, Machine], tellers: tuple[Told, Told], options: dict[str, Any]
 ) -> list[Compared]:
-    """Every path on both sides; narrators are opened once, and only where one was asked for."""
-    is_told = any(options[each] for each in ("narrator", "with_narrator", "model", "with_model"))
-    if not is_told:
-        return [await compared(each, Side(here), Side(there)) for each in paths]
-    narrator, model = options["narrator"], options["model"]
-    others = options["with_narrator"] or narrator, options["with_model"] or model
-    tellers = [narrator_of(_settings(options, *each)) for each in ((narrator, model), others)]
+    """Every path on both sides, as many at once as there are jobs: a model is waited for, and no core is."""
+    narrators = [_narrator(each, options) for each in tellers]
+    sides = [Side(machine, narrator) for machine, narrator in zip(machines, narrators, strict=True)]
+    turnstile = asyncio.Semaphore(options["jobs"] or cores())
+    opened: list[Narrator] = []
+
+    async def one(replay: Replay, bar: Any) -> Compared:
+        async with turnstile:
+            found = await compared(replay, *sides)
+        bar.update(1)
+        return found
+
     try:
-        for each in tellers:
-            await each.open()
-        sides = [Side(machine, teller) for machine, teller in zip((here, there), tellers, strict=True)]
-        return [await compared(each, *sides) for each in paths]
+        for narrator in filter(None, narrators):
+            await narrator.open()
+            opened.append(narrator)
+        with _bar(len(paths)) as bar:
+            return await asyncio.gather(*(one(each, bar) for each in paths))
     finally:
-        for each in tellers:
-            await each.close()
+        for narrator in opened:
+            await narrator.close()
 
 
-def _settings(options: dict[str, Any], narrator: str | None, model: str | None) -> Any:
-    return settings_of({"project": options["project"], "narrator": narrator, "openai_model": model})
-
-
-# Told.
-
-
-def _lines(found: Sequence[Compared]) -> Iterator[str]:
-    """What is printed: each path in which something parts, then the sum."""
-    for each in found:
-        if each.turns:
-            yield f"{clean(each.replay.id or each.replay.name)}"
-        for turn in each.turns:
-            yield f"  turn {turn.step} ({clean(turn.sent)})"
-            yield from (f"    {line}" for line in _told(turn))
-    yield _sum(found)
-
-
-def _told(turn: Turn) -> Iterator[str]:
-    for words in turn.words:
-        yield f"{words.path}: {marked(words.spans, 'text')}"
-    if parting := turn.parting:
-        yield f"PARTS at {parting.field}: {clean(flow(parting.here))} ≠ {clean(flow(parting.there))}"
-        for name, why in (("here", parting.why_here), ("there", parting.why_there)):
-            yield from (f"  {name}: {clean(line)}" for line in why.splitlines())
-
-
-def _sum(found: Sequence[Compared]) -> str:
-    parted, words = sum(1 for each in found if each.parting), sum(each.words for each in found)
-    turns = sum(each.steps for each in found)
-    return f"{len(found)} paths, {turns} turns: {parted} part in state, {words} texts are told otherwise"
-
-
-def marked(spans: Sequence[Span], form: str) -> str:
-    """A text with what was taken out and put in marked; of what is the same only what stands beside that."""
-    parts = []
-    for number, (sign, text) in enumerate(spans):
-        before, after = MARKS["text" if form == "text" else "md"][sign]
-        shown = _near(text, is_first=number == 0, is_last=number == len(spans) - 1) if sign == "=" else text
-        shown = clean(shown)
-        parts.append(before + (shown if form == "text" else escape(shown)) + after)
-    return "".join(parts)
-
-
-def _near(text: str, *, is_first: bool, is_last: bool) -> str:
-    head, tail = ("" if is_first else text[:CONTEXT]), ("" if is_last else text[-CONTEXT:])
-    return text if len(text) <= len(head) + len(tail) else f"{head}…{tail}"
-
-
-def _plain(name: str, found: Sequence[Compared]) -> dict[str, Any]:
-    return {
-        "machine": name,
-        "paths": len(found),
-        "parted": sum(1 for each in found if each.parting),
-        "words": sum(each.words for each in found),
-        "differing": [
-            {
-                "path": each.replay.id or each.replay.name,
-                "turns": [_plain_turn(turn) for turn in each.turns],
-            }
-            for each in found
-            if each.turns
-        ],
-    }
-
-
-def _plain_turn(turn: Turn) -> dict[str, Any]:
-    parting = turn.parting
-    return {
-        "turn": turn.step,
-        "sent": turn.sent,
-        "parting": None if parting is None else {each: getattr(parting, each) for each in parting.__struct_fields__},
-        "words": [{"path": each.path, "spans": [list(span) for span in each.spans]} for each in turn.words],
-    }
-
-
-def _markdown(name: str, found: Sequence[Compared]) -> str:
-    lines = [f"# Compared: {name}", "", _sum(found), ""]
-    for each in found:
-        lines += [f"## {escape(clean(each.replay.id or each.replay.name))}", ""] if each.turns else []
-        for turn in each.turns:
-            lines += [f"### Turn {turn.step}: {escape(clean(turn.sent))}", ""]
-            lines += [f"- `{words.path}`: {marked(words.spans, 'md')}" for words in turn.words]
-            lines += _parting_lines(turn)
-            lines.append("")
-    return "\n".join(lines)
-
-
-def _parting_lines(turn: Turn) -> list[str]:
-    parting = turn.parting
-    if parting is None:
-        return []
-    values = f"{clean(flow(parting.here))} ≠ {clean(flow(parting.there))}"
-    told = [f"- **parts at {escape(parting.field)}**: {escape(values)}"]
-    sides = (("here", parting.why_here), ("there", parting.why_there))
-    return told + [f"  - {side}: {escape(clean(why))}" for side, why in sides if why]
-
-
-def _html(name: str, found: Sequence[Compared]) -> str:
-    rows = []
-    for each in found:
-        rows += [f"<h2>{escape(clean(each.replay.id or each.replay.name))}</h2>"] if each.turns else []
-        for turn in each.turns:
-            rows.append(f"<h3>Turn {turn.step}: {escape(clean(turn.sent))}</h3><ul>")
-            told = [f"<code>{escape(words.path)}</code>: {marked(words.spans, 'md')}" for words in turn.words]
-            if parting := turn.parting:
-                values = f"{clean(flow(parting.here))} ≠ {clean(flow(parting.there))}"
-                told.append(f"<b>parts at {escape(parting.field)}</b>: {escape(values)}")
-                sides = (("here", parting.why_here), ("there", parting.why_there))
-                told += [f"{side}<pre>{escape(why)}</pre>" for side, why in sides if why]
-            rows += [*(f"<li>{line}</li>" for line in told), "</ul>"]
-    style = (
-        "body{font:15px/1.6 system-ui;max-width:60rem;margin:2rem auto}del{background:#ffd7d5}ins{background:#ccffd8}"
-    )
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Compared: {escape(name)}</title>'
-        f"<style>{style}</style></head><body><h1>Compared: {escape(name)}</h1><p>{_sum(found)}</p>"
-        f"{''.join(rows)}</body></html>\n"
-    )
+def _bar(count: int) -> Any:
+    return click.progressbar(length=count, label="paths", file=sys.stderr, hidden=not sys.stderr.isatty())
