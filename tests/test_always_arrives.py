@@ -428,6 +428,7 @@ def test_the_judge_sees_no_term_where_none_stands(text, term):
     assert not holds(text, term)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "whole"),
     [

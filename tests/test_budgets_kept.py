@@ -141,6 +141,7 @@ def test_a_scrape_shows_the_budgets_as_they_stand_now():
     assert f"{OVER} 0.0" in meter.exposition().decode()
 
 
+@pytest.mark.slow
 def test_the_log_says_why_a_turn_was_told_offline():
     lines: list[dict[str, Any]] = []
 

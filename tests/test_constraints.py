@@ -490,6 +490,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(JSON | st.fixed_dictionaries({"options": JSON, "scene": JSON, "ai_state": JSON}))
 def test_an_answer_of_any_shape_is_judged_and_never_crashes(answer):
     assert found(answer) != []

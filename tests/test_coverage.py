@@ -190,6 +190,7 @@ def test_rungs_are_counted_as_they_told(lamp):
     assert covered(lamp, steps).rungs == {"mend": 2, "offline": 2}
 
 
+@pytest.mark.slow
 def test_prompts_are_counted_where_a_turn_was_told():
     machine = loader.load_project(Path(__file__).parents[1])["ticket_triage"]
 
@@ -225,6 +226,7 @@ COVERAGES = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(COVERAGES, COVERAGES, COVERAGES)
 def test_a_sum_has_no_order_and_survives_json_and_pickle(one: Coverage, other: Coverage, third: Coverage):
     assert merged(one, other) == merged(other, one)

@@ -307,6 +307,7 @@ def test_a_share_is_never_rounded_up_to_all():
 # The journal.
 
 
+@pytest.mark.slow
 def test_edges_that_players_use_and_tests_don_t_stand_apart_and_meet_no_threshold(bench: Bench):
     bench.write("replays/lamp/light.replay.yaml", LIGHT)
     bench.play("一", {"event": "WIND", "dice": {"gust": 6}})
@@ -328,6 +329,7 @@ def test_edges_that_players_use_and_tests_don_t_stand_apart_and_meet_no_threshol
     assert told["journal"] == {"sessions": 2, "turns": 4, "other_versions": 0}
 
 
+@pytest.mark.slow
 def test_turns_of_another_version_count_what_still_exists_by_its_name(bench: Bench):
     bench.write("machines/lamp.yaml", LAMP.replace("name: breeze", "name: lull"))
     bench.play("old", {"event": "WIND", "dice": {"gust": 1}}, {"event": "WIND", "dice": {"gust": 6}})

@@ -108,6 +108,7 @@ def both(source, values):
     return outcome(expression, values), outcome(replace(expression, direct=None), values)
 
 
+@pytest.mark.slow
 @settings(max_examples=300 * SCALE)
 @given(EXPRESSIONS, VALUES)
 def test_what_is_found_directly_is_what_cel_finds(source, values):
@@ -175,6 +176,7 @@ def test_a_name_that_is_missing_is_said_only_where_the_rest_does_not_decide():
     assert caught.value.name == "dice.lucky"
 
 
+@pytest.mark.slow
 @settings(max_examples=100 * SCALE)
 @given(st.sampled_from(('mood == "calm"', "mood == lamp", 'mood == "lamp" && ({})')), BOOLS, VALUES)
 def test_what_an_expression_asks_first_of_a_text_closes_it(pattern, source, values):

@@ -164,6 +164,7 @@ def test_what_is_known_is_found_out_anew(llm: FakeLLM, examined: Any) -> None:
     assert len(llm.requests) == 2 * before
 
 
+@pytest.mark.slow
 def test_no_key_is_printed_in_any_case(llm: FakeLLM, examined: Any) -> None:
     for answers in ([misbehaves()], [refuses(401, {"code": KEY, "message": KEY})], [hangs_up()]):
         llm.will(*answers)

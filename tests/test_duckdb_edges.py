@@ -65,6 +65,7 @@ async def found_in(file: Path) -> list[Found]:
 # Damage accuses nobody else.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [(5, 8), (6, 8), (3, 10)])
 async def test_what_stands_after_a_gap_is_not_called_altered(
     file: Path, monkeypatch: pytest.MonkeyPatch, lost: tuple[int, int]
@@ -215,6 +216,7 @@ async def test_a_log_whose_name_cannot_be_synced_ends_the_acknowledgements(
         assert await store.count() == 1
 
 
+@pytest.mark.slow
 async def test_nobody_else_may_read_a_journal_its_log_or_its_backups(file: Path, tmp_path: Path) -> None:
     """Whatever the umask; a journal that an older version left readable is closed too."""
     target = tmp_path / "copy.duckdb"
@@ -331,6 +333,7 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 async def test_a_backup_that_is_killed_does_not_stand_in_the_way_of_the_next(file: Path, tmp_path: Path) -> None:
     """Nothing bears its name before it is whole; what was half written is cleared away."""
     target = tmp_path / "copy.duckdb"
@@ -349,6 +352,7 @@ async def test_a_backup_that_is_killed_does_not_stand_in_the_way_of_the_next(fil
     assert not beside(target, ".part").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["the file's bytes", "the record"])
 async def test_a_backup_that_has_no_room_leaves_nothing(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
@@ -374,6 +378,7 @@ async def test_a_backup_that_has_no_room_leaves_nothing(
     assert await found_in(target) == []
 
 
+@pytest.mark.slow
 async def test_a_backup_is_made_where_no_file_can_have_two_names(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -390,6 +395,7 @@ async def test_a_backup_is_made_where_no_file_can_have_two_names(
     assert mode_of(target) == 0o600
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", ["backup", "compact"])
 async def test_a_store_that_closes_gives_up_its_copy(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
@@ -431,6 +437,7 @@ with looked_at(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("next_one", ["inspects", "opens"])
 async def test_a_look_that_is_killed_leaves_no_second_name_of_the_journal(file: Path, next_one: str) -> None:
     """It would keep what was deleted, though the journal is compacted later."""

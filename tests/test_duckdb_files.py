@@ -109,6 +109,7 @@ def of_format_1(file: Path) -> None:
         kept.extractall(file.parent, filter="data")
 
 
+@pytest.mark.slow
 async def test_a_journal_of_format_1_is_read_continued_and_verified(file: Path) -> None:
     """Its entries keep their bytes and hashes; what was deleted stays deleted; nothing is found wrong."""
     of_format_1(file)
@@ -199,6 +200,7 @@ async def test_a_journal_of_format_1_that_lost_its_log_is_refused_and_left_alone
     assert content(file) == before
 
 
+@pytest.mark.slow
 async def test_an_upgrade_that_died_before_its_record_was_written_is_no_damage(file: Path) -> None:
     """The new file with the old one's mark."""
     of_format_1(file)
@@ -228,6 +230,7 @@ async def test_a_later_format_is_refused_by_the_inspection_too(file: Path) -> No
 # Damage: found where it is, with the sessions that it touches, and never mended in silence.
 
 
+@pytest.mark.slow
 async def test_a_sound_journal_is_sound_with_its_log_and_without(file: Path) -> None:
     """No false alarm, deletions included."""
     await filled(file, "a", "b")
@@ -371,6 +374,7 @@ async def test_whoever_does_what_the_refusal_says_goes_on_with_what_is_there(
         assert [damage async for damage in store.audit()] == []
 
 
+@pytest.mark.slow
 async def test_a_flipped_bit_in_the_file_itself_is_found(file: Path) -> None:
     """DuckDB's blocks carry checksums; what can't be read is said to be so."""
     async with opened(file) as store:
@@ -405,6 +409,7 @@ async def test_no_journal_is_no_sound_journal(file: Path) -> None:
     assert "4 entries are missing" in found[0].what
 
 
+@pytest.mark.slow
 async def test_the_record_goes_on_from_an_automatic_checkpoint(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What stands in the file itself needs no record; it stays small, and still names what the log holds."""
     monkeypatch.setitem(duckfile._CONFIG, "wal_autocheckpoint", "100KB")
@@ -448,6 +453,7 @@ def is_honest(progress: list[Progress]) -> bool:
     return done == sorted(set(done)) and {step.total for step in progress} == {done[-1]}
 
 
+@pytest.mark.slow
 async def test_a_backup_is_a_journal_of_its_own(file: Path, tmp_path: Path) -> None:
     """It opens and verifies, has its own record and the same secret, and goes on by itself."""
     target = tmp_path / "backups 夜" / "of today.duckdb"
@@ -474,6 +480,7 @@ async def test_a_backup_is_a_journal_of_its_own(file: Path, tmp_path: Path) -> N
         assert [damage async for damage in copy.audit()] == []
 
 
+@pytest.mark.slow
 async def test_a_backup_and_a_compaction_keep_the_ledger(file: Path, tmp_path: Path) -> None:
     expense = Expense(day=1, provider="deepseek", model="m", calls=1, cost_micros=7, turns=1)
     async with opened(file) as store:
@@ -487,6 +494,7 @@ async def test_a_backup_and_a_compaction_keep_the_ledger(file: Path, tmp_path: P
         assert await copy.expenses(0) == [expense]
 
 
+@pytest.mark.slow
 async def test_a_backup_that_lost_its_end_is_found(file: Path, tmp_path: Path) -> None:
     """Its record is as good as the journal's."""
     target = tmp_path / "copy.duckdb"
@@ -499,6 +507,7 @@ async def test_a_backup_that_lost_its_end_is_found(file: Path, tmp_path: Path) -
         await DuckDBStore(target).open()
 
 
+@pytest.mark.slow
 async def test_a_backup_writes_over_nothing(file: Path, tmp_path: Path) -> None:
     """Not over a file, nor over what would belong to the new one."""
     await filled(file, "a")
@@ -540,6 +549,7 @@ async def test_a_backup_holds_one_moment_while_turns_go_on(file: Path, tmp_path:
             assert is_whole(await copy.entries(row.session_id))
 
 
+@pytest.mark.slow
 async def test_deleted_text_is_gone_from_every_byte_once_compacted(file: Path) -> None:
     """Before, it can still be found in the file or its log; nobody can read it from the store."""
     await filled(file, "kept")
@@ -569,6 +579,7 @@ async def test_deleted_text_is_gone_from_every_byte_once_compacted(file: Path) -
     assert not is_told(file)
 
 
+@pytest.mark.slow
 async def test_what_is_asked_while_a_journal_is_compacted_is_answered(file: Path) -> None:
     """Writes wait for its end, reads for the moment in which the files change places."""
     await filled(file, *(f"s{number}" for number in range(20)))
@@ -586,6 +597,7 @@ async def test_what_is_asked_while_a_journal_is_compacted_is_answered(file: Path
         assert [damage async for damage in store.audit()] == []
 
 
+@pytest.mark.slow
 async def test_a_copy_that_nobody_listens_to_is_finished(file: Path) -> None:
     """A client that went away leaves no half of one."""
     await filled(file, "a", "gone")

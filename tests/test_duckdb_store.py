@@ -161,6 +161,7 @@ async def test_a_second_owner_is_refused_in_a_sentence_that_helps(file: Path) ->
     assert "PostgreSQL" in refused.value.hint
 
 
+@pytest.mark.slow
 async def test_another_process_is_refused_too(file: Path) -> None:
     """While the first one, which has opened and closed the file meanwhile, still holds its lock."""
     async with opened(file) as store:
@@ -239,6 +240,7 @@ async def test_a_file_of_a_later_format_is_refused(file: Path) -> None:
         await DuckDBStore(file).open()
 
 
+@pytest.mark.slow
 async def test_entries_cut_off_the_end_are_found(file: Path) -> None:
     """A write-ahead log that lost its tail: refused, and the file and its log stay as they are."""
     killed_child(file, sessions=3, lines=50)
@@ -302,6 +304,7 @@ async def test_a_head_file_that_is_behind_is_caught_up_with(file: Path, behind: 
     assert head.read_bytes() == right
 
 
+@pytest.mark.slow
 async def test_a_row_that_cannot_be_written_fails_alone(file: Path) -> None:
     """Among many that arrive together; the others are durable, and its session is as it was."""
     good = [entry_after(None, f"s{number}") for number in range(30)]
@@ -347,6 +350,7 @@ async def test_a_head_that_cannot_be_read_fails_alone(file: Path) -> None:
     assert good == entry_after(None, "good")
 
 
+@pytest.mark.slow
 async def test_what_is_queued_is_written_before_the_store_closes(file: Path) -> None:
     """And what comes later is refused."""
     entries = [entry_after(None, f"s{number}") for number in range(20)]
@@ -517,6 +521,7 @@ async def test_keys_that_are_older_than_what_was_read_are_read_when_they_are_ask
         assert (await store.claim("s1", key="k1", since_ms=0)).answered == entries[0]
 
 
+@pytest.mark.slow
 async def test_many_who_ask_for_one_cold_session_by_different_times_are_all_answered(file: Path) -> None:
     """None waits for ever on another's read."""
     entries = keyed(line_of(4), "k1", "k2", "k3", "k4")

@@ -67,6 +67,7 @@ def test_four_gallons_of_jugs_of_three_and_five_take_six_pours():
     assert explored.bugs == ()
 
 
+@pytest.mark.slow
 @given(a=st.integers(1, 7), b=st.integers(1, 7), goal=st.integers(1, 8))
 @settings(max_examples=10 * SCALE)
 def test_jugs_of_any_size_are_solved_as_fast_as_they_can_be(a: int, b: int, goal: int):
@@ -103,6 +104,7 @@ def test_all_of_a_machine_that_ships_is_seen(name: str):
     assert all(is_hit(explored.coverage, goal) for goal in wanted)
 
 
+@pytest.mark.slow
 def test_each_path_goes_as_it_was_found():
     """Its dice, payloads, lessons and times are fixed: the rules and the server play it the same from any seed."""
     machine = shipped()["ticket_triage"]
@@ -242,6 +244,7 @@ def test_a_search_that_is_cut_says_so_and_names_what_is_nearest():
     assert explored.turns == 40
 
 
+@pytest.mark.slow
 def test_the_same_search_finds_the_same():
     machine = shipped()["ticket_triage"]
 

@@ -37,6 +37,7 @@ def project(folder: Path, machine: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_all_is_told_of_a_machine_without_a_fault(tmp_path: Path):
     done = edgewise("explore", cwd=project(tmp_path, SOUND))
 
@@ -46,6 +47,7 @@ def test_all_is_told_of_a_machine_without_a_fault(tmp_path: Path):
     assert not (tmp_path / ".edgewise").exists()
 
 
+@pytest.mark.slow
 def test_a_fault_is_told_with_its_path_and_one_command_that_plays_it_again(tmp_path: Path):
     folder = project(tmp_path, LAMP)
 
@@ -64,6 +66,7 @@ def test_a_fault_is_told_with_its_path_and_one_command_that_plays_it_again(tmp_p
     assert (folder / ".edgewise" / ".gitignore").read_text(encoding="utf-8") == "*\n"
 
 
+@pytest.mark.slow
 def test_json_says_the_same(tmp_path: Path):
     done = edgewise("explore", "--format", "json", cwd=project(tmp_path, LAMP))
 
@@ -75,6 +78,7 @@ def test_json_says_the_same(tmp_path: Path):
     assert told["is_whole"] is True
 
 
+@pytest.mark.slow
 def test_what_a_small_budget_leaves_is_told_and_counts(tmp_path: Path):
     done = edgewise("explore", "--budget", "3", cwd=project(tmp_path, SOUND))
 
@@ -97,6 +101,7 @@ def test_plays_at_random_are_counted_with_bars_and_their_seed_is_told(tmp_path: 
     assert one.returncode == FINDINGS
 
 
+@pytest.mark.slow
 def test_a_shrunk_random_finding_plays_again(tmp_path: Path):
     folder = project(tmp_path, LAMP)
 
@@ -112,6 +117,7 @@ def test_a_shrunk_random_finding_plays_again(tmp_path: Path):
     assert sum(told["endings"].values()) == told["plays"] == 60
 
 
+@pytest.mark.slow
 def test_attacks_are_counted(tmp_path: Path):
     done = edgewise("explore", "--hostile", "--format", "json", cwd=project(tmp_path, SOUND))
 
@@ -121,6 +127,7 @@ def test_attacks_are_counted(tmp_path: Path):
     assert told["findings"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -140,6 +147,7 @@ def test_wrong_use_is_refused_and_nothing_is_written(tmp_path: Path, words: tupl
     assert not (tmp_path / ".edgewise").exists()
 
 
+@pytest.mark.slow
 def test_paths_are_written_and_pass(tmp_path: Path):
     folder = project(tmp_path, SOUND)
 
@@ -154,6 +162,7 @@ def test_paths_are_written_and_pass(tmp_path: Path):
     assert f"{len(files)} passed" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_file_that_is_another_play_is_not_lost(tmp_path: Path):
     folder = project(tmp_path, SOUND)
     edgewise("paths", "lighthouse", "--write", "replays", cwd=folder)

@@ -363,6 +363,7 @@ async def test_what_format_1_wrote_keeps_its_bytes():
     assert "天亮" in await other.story(Markdown())
 
 
+@pytest.mark.slow
 async def test_a_long_session_is_given_away_in_pages_and_without_what_is_played_meanwhile():
     player = await begun()
     for _ in range(PROGRESS_EVERY):
@@ -697,6 +698,7 @@ REFUSED: Mapping[str, tuple[Change, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", REFUSED)
 async def test_a_file_that_is_not_as_it_was_given_away_is_refused_with_its_line_and_nothing_is_kept(case: str):
     change, message = REFUSED[case]
@@ -783,6 +785,7 @@ async def test_a_session_that_exists_is_not_written_over():
     assert await player.rows() == rows
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_no_changed_byte_gets_in(data: st.DataObject):
     """Whatever is changed in the entries' lines, it is refused, and by a sentence of ours."""
@@ -803,6 +806,7 @@ def test_no_changed_byte_gets_in(data: st.DataObject):
     asyncio.run(work())
 
 
+@pytest.mark.slow
 @given(st.lists(st.binary(max_size=60) | st.from_regex(rb'\{"(hash|body|edgewise_export)":.{0,20}\}'), max_size=4))
 def test_no_bytes_at_all_get_past_the_first_line(lines: list[bytes]):
     async def work() -> None:
@@ -1165,6 +1169,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 def test_every_form_comes_over_http_as_what_it_is():
     runtime = runtime_of(lamp(), narrator=Scripted([TOLD] * 9, fill=True))
     with serving(runtime) as server, Web(server.url) as web:
@@ -1192,6 +1197,7 @@ def test_every_form_comes_over_http_as_what_it_is():
         assert "sandbox" in answers["html"].headers["Content-Security-Policy"]
 
 
+@pytest.mark.slow
 def test_what_can_not_be_given_away_is_refused_in_the_envelope():
     settings = Settings(play_tokens=("player",), operator_tokens=("operator",))
     with serving(runtime_of(lantern()), settings) as server:
@@ -1209,6 +1215,7 @@ def test_what_can_not_be_given_away_is_refused_in_the_envelope():
             assert web.ask("GET", "/sessions/s1/export?format=md", 401)["error"] == "unauthenticated"
 
 
+@pytest.mark.slow
 def test_an_export_over_http_is_taken_in_elsewhere():
     runtime, other = runtime_of(lamp()), runtime_of(lamp(LAMP.replace("hp - 1", "hp - 2")))
     with serving(runtime) as server, Web(server.url) as web, serving(other) as second:

@@ -184,6 +184,7 @@ def test_every_ending_but_the_one_reached_is_none_to_tell():
     assert list(contradictions("结局：灯灭了", known("END"))) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

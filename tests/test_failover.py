@@ -452,6 +452,7 @@ async def test_a_narrator_names_providers_of_one_kind_apart() -> None:
 # In the server.
 
 
+@pytest.mark.slow
 def test_ready_names_a_provider_that_is_left_alone(llms: Any) -> None:
     """The server stays ready: its turns are told all the same."""
     (llm,) = llms(1)
@@ -475,6 +476,7 @@ def test_ready_names_a_provider_that_is_left_alone(llms: Any) -> None:
     assert "sk-secret" not in after.text
 
 
+@pytest.mark.slow
 def test_a_client_that_goes_away_stops_no_turn(llms: Any) -> None:
     """Its turn is told to the end by the model, and is in the journal."""
     (llm,) = llms(1)

@@ -269,6 +269,7 @@ def test_a_flood_has_no_end_that_a_client_would_wait_for():
     assert read > 1_000_000
 
 
+@pytest.mark.slow
 def test_a_bomb_is_small_until_it_is_unzipped():
     with client("gzip_bomb") as web, web.stream("POST", "chat/completions", json=request()) as reply:
         sent = len(b"".join(reply.iter_raw()))
@@ -321,6 +322,7 @@ def test_every_fault_is_tested_here():
 # Chaos and scripts.
 
 
+@pytest.mark.slow
 def test_chaos_draws_the_same_faults_for_the_same_seed():
     def drawn(seed: str) -> list[tuple[str, ...]]:
         provider = Provider(Manner(chaos=0.2, seed=seed))

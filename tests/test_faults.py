@@ -140,6 +140,7 @@ def entry_of(server: Server, session_id: str) -> dict[str, Any]:
     return dict(json.loads(server.journal(session_id)[-1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("fault", ROWS)
 def test_a_fault_is_no_more_than_a_pause(
@@ -193,6 +194,7 @@ def assert_journaled(entry: Mapping[str, Any], data: Any, row: Row) -> None:
     assert (meta["usage"]["prompt_tokens"] > 0) == row.is_billed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("fault", [fault for fault, row in ROWS.items() if row.refused])
 def test_a_machine_may_refuse_to_go_on_without_its_model(server: Server, llm: FakeLLM, fault: str, language: str):
@@ -219,6 +221,7 @@ def test_a_machine_may_refuse_to_go_on_without_its_model(server: Server, llm: Fa
     assert again["session"]["turn"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("fault", [fault for fault, row in ROWS.items() if row.calls > 1])
 def test_a_fault_that_passes_is_mended_by_the_next_call(server: Server, llm: FakeLLM, fault: str, language: str):
@@ -262,6 +265,7 @@ def assert_heard_within(events: list[tuple[str, Any]], language: str) -> dict[st
     return heard
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("fault", ROWS)
 def test_a_stream_comes_to_the_same(
@@ -286,6 +290,7 @@ def test_a_stream_comes_to_the_same(
     assert_journaled(entry_of(server, session_id), data, row)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("fault", [fault for fault, row in ROWS.items() if row.refused])
 def test_a_stream_may_end_in_a_refusal(server: Server, llm: FakeLLM, fault: str, language: str):

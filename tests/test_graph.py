@@ -228,6 +228,7 @@ def test_without_marks_a_picture_is_as_servers_have_drawn_it(marsh):
 # The command.
 
 
+@pytest.mark.slow
 def test_the_path_is_the_branch_that_the_session_stands_on(desk: Desk):
     shown = desk.good("graph", "hall", "--session", "two").out
 
@@ -238,6 +239,7 @@ def test_the_path_is_the_branch_that_the_session_stands_on(desk: Desk):
     assert ESCAPE not in shown
 
 
+@pytest.mark.slow
 def test_the_heat_is_counted_over_all_sessions_and_branches(desk: Desk):
     shown = desk.good("graph", "hall", "--heat").out
 
@@ -247,6 +249,7 @@ def test_the_heat_is_counted_over_all_sessions_and_branches(desk: Desk):
     assert "“离开” → END_OUT  2×" in shown
 
 
+@pytest.mark.slow
 def test_a_picture_is_written_to_a_file_without_colour(desk: Desk, tmp_path: Path):
     for form in ("svg", "terminal", "dot", "mermaid"):
         file = tmp_path / f"hall.{form}"
@@ -257,6 +260,7 @@ def test_a_picture_is_written_to_a_file_without_colour(desk: Desk, tmp_path: Pat
         assert ESCAPE not in written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -276,6 +280,7 @@ def test_what_can_t_be_drawn_is_refused_in_a_sentence(desk: Desk, words: list[st
     assert desk.rows() == before
 
 
+@pytest.mark.slow
 def test_a_session_is_not_drawn_on_another_machine(desk: Desk):
     other = (
         (desk.project / "machines" / "hall.yaml").read_text(encoding="utf-8").replace("machine: hall", "machine: cave")
@@ -288,6 +293,7 @@ def test_a_session_is_not_drawn_on_another_machine(desk: Desk):
     assert "session 'one' plays hall, and not cave" in said.err
 
 
+@pytest.mark.slow
 def test_a_path_says_which_edges_this_version_does_not_have(tmp_path: Path):
     desk = Desk(tmp_path)
     desk.play("s", 1, 2)

@@ -461,6 +461,7 @@ async def test_what_can_be_gone_back_to_is_what_is_listed(start):
         assert turn not in (await shown(client))["can_rewind_to"]
 
 
+@pytest.mark.slow
 async def test_of_very_many_turns_the_newest_are_listed_and_an_older_one_may_be_named(start):
     client = await played(start, *["draw"] * (history.REACHABLE + 4))
     head = history.REACHABLE + 5
@@ -707,6 +708,7 @@ async def test_another_key_does_not_take_over_a_child_that_was_cut_off():
 # Telling anew.
 
 
+@pytest.mark.slow
 async def test_a_turn_told_anew_is_a_sibling_with_the_same_outcome_in_other_words(start):
     client = await start(shipped()["haunted_house"])
     await client.send("INIT", run_seed="钟")
@@ -1017,6 +1019,7 @@ def begun(web: Web, name: str, *options: int, machine: str = "well") -> None:
         web.invoke(name, option=option)
 
 
+@pytest.mark.slow
 def test_the_three_answer_like_the_session_itself(web):
     begun(web, "like", 1, 2)
     for path, body in (("rewind", {"to_turn": 1}), ("regenerate", {}), ("rewind", {"to_turn": "previous"})):
@@ -1154,6 +1157,7 @@ def test_players_may_and_strangers_may_not():
             assert operator.session("mine")["context"]["luck"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "body"), [("regenerate", {}), ("rewind", {"to_turn": 1}), ("fork", {"at_turn": 1})])
 def test_each_change_takes_from_the_pace_of_its_token(path, body):
     with serving(runtime_of(well()), Settings(turns_per_minute=3)) as served, Web(served.url) as web:
@@ -1180,6 +1184,7 @@ async def test_while_a_fork_copies_its_way_others_go_on(start):
     assert len(seen) > 12
 
 
+@pytest.mark.slow
 def test_deleting_waits_for_no_turn_and_refuses_while_one_runs():
     narrator = Gated()
     with serving(runtime_of(well(), narrator=narrator)) as served, Web(served.url) as web:

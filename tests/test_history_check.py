@@ -458,6 +458,7 @@ TAMPERINGS: dict[Tampering, set[str]] = {
 """What is done to a history that was right, and all the rules that then speak."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tampering", TAMPERINGS, ids=lambda each: each.__name__)
 async def test_each_rule_speaks_where_its_promise_is_broken_and_nowhere_else(tampering: Tampering):
     """One client's six turns, one after the other; then one thing is not as it was."""
@@ -474,6 +475,7 @@ async def test_each_rule_speaks_where_its_promise_is_broken_and_nowhere_else(tam
     assert {violation.rule for violation in check(log, map(row_of, tampered))} == TAMPERINGS[tampering]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0, 3, 6])
 async def test_a_body_with_one_byte_changed_breaks_the_chain(at: int):
     """Whatever the byte was."""

@@ -46,6 +46,7 @@ async def test_the_same_attacks_come_of_a_seed():
     assert await attack(tiny(HALL), "a", walks=1) == await attack(tiny(HALL), "a", walks=1)
 
 
+@pytest.mark.slow
 async def test_a_machine_that_errs_under_attack_is_told_with_a_replay():
     """Only a text of one character divides by zero."""
     faulty = HALL.replace("on: {SAY: HALL}", "on: {SAY: [{target: HALL, assign: {n: 1 / (size(payload.text) - 1)}}]}")

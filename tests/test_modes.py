@@ -61,6 +61,7 @@ def play(text: str, machine: Machine, mode: Mode = "structure", answers: list[An
 # strict.
 
 
+@pytest.mark.slow
 def test_a_recording_is_strictly_itself(kept: str):
     assert kept.count("prompt: |") == 3
     assert play(kept, lamp(), "strict").verdict == "passed"
@@ -198,6 +199,7 @@ def desk(tmp_path: Path, kept: str, llm: FakeLLM) -> Desk:
     return Desk(project(tmp_path), kept, llm.url)
 
 
+@pytest.mark.slow
 def test_a_recording_is_brought_up_to_date_by_one_command(desk: Desk, llm: FakeLLM):
     project(desk.folder, prompt=LATER)
     assert desk.run("replay", str(desk.file), "--mode", "strict").exit_code == 1

@@ -191,6 +191,7 @@ def test_the_page_tells_every_kind_and_every_fate() -> None:
     assert [row[0] for row in page.table(heading, 1)] == list(FATES)
 
 
+@pytest.mark.slow
 def test_a_mutant_is_built_or_refused_and_the_machine_stays_as_it_was() -> None:
     draft, files, found = shipped("ticket_triage")
     before = copy.deepcopy(draft.document.value)

@@ -103,12 +103,14 @@ def test_a_replay_that_fails_on_the_machine_itself_kills_nothing() -> None:
     assert {each.fate for each in judge(FIGHT, WRONG)} == {"survived", "invalid"}
 
 
+@pytest.mark.slow
 def test_an_expected_failure_kills_nothing() -> None:
     known = WRONG.replace("steps:", "xfail: known since long\nsteps:")
 
     assert "killed" not in {each.fate for each in judge(FIGHT, known)}
 
 
+@pytest.mark.slow
 def test_what_makes_no_difference_anywhere_is_told_apart_from_what_no_test_notices() -> None:
     found = judge("""
     initial: A
@@ -172,6 +174,7 @@ def test_the_score_counts_neither_what_is_equivalent_nor_what_is_invalid() -> No
     )
 
 
+@pytest.mark.slow
 def test_the_play_that_is_given_for_a_survivor_kills_it() -> None:
     files = tiny(FIGHT).files
     survivors = [each for each in judge(FIGHT, WIN) if each.fate == "survived"]

@@ -70,6 +70,7 @@ def test_pairs_that_no_play_can_have_are_told():
     assert why["HALL.left, then LEFT.out"].endswith("all were seen")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["edges", "guards"])
 async def test_each_written_play_is_served_as_it_says(kind: Cover):
     """Read from its file's text, told offline, refusals too."""
@@ -83,6 +84,7 @@ async def test_each_written_play_is_served_as_it_says(kind: Cover):
         assert played_by_rules(again, shipped()[TRIAGE]).verdict == "passed"
 
 
+@pytest.mark.slow
 def test_every_step_of_a_written_play_expects_what_came():
     found = cover(shipped()[TRIAGE], "guards", budget=3_000)
 
@@ -119,6 +121,7 @@ async def test_a_play_fixes_its_dice_so_that_no_seed_decides():
             assert (await played(other, machine)).verdict == "passed"
 
 
+@pytest.mark.slow
 def test_the_same_plays_come_each_time():
     once, again = (cover(shipped()[TRIAGE], "edges", budget=1_000) for _ in range(2))
 

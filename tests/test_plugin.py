@@ -60,6 +60,7 @@ def write(pytester: pytest.Pytester, name: str, text: str) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_replay_is_a_test_for_each_of_its_combinations(folder: pytest.Pytester):
     write(folder, "replays/lamp/灯.replay.yaml", GOOD)
 
@@ -98,6 +99,7 @@ def test_what_is_known_to_fail_must_fail(folder: pytest.Pytester):
     assert "it is not dark enough" in done.stdout.str()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
@@ -116,6 +118,7 @@ def test_a_fault_of_a_file_is_told_at_its_place(folder: pytest.Pytester, text: s
     assert "Traceback" not in done.stdout.str()
 
 
+@pytest.mark.slow
 def test_a_faulty_machine_fails_its_replays_with_its_faults(folder: pytest.Pytester):
     write(folder, "machines/lamp.yaml", MACHINE.replace("target: END_OUT}", "target: END_OTU}"))
     write(folder, "replays/x.replay.yaml", GOOD)
@@ -126,6 +129,7 @@ def test_a_faulty_machine_fails_its_replays_with_its_faults(folder: pytest.Pytes
     assert "Did you mean 'END_OUT'?" in done.stdout.str()
 
 
+@pytest.mark.slow
 def test_what_failed_before_is_never_collected(folder: pytest.Pytester):
     write(folder, "replays/good.replay.yaml", GOOD)
     file = write(folder, ".edgewise/failed/x.replay.yaml", WRONG)
@@ -136,6 +140,7 @@ def test_what_failed_before_is_never_collected(folder: pytest.Pytester):
     assert "it goes dark" not in named.stdout.str()
 
 
+@pytest.mark.slow
 def test_a_run_without_replays_imports_nothing_of_the_engine():
     looked = (
         "import sys, pathlib; from server.bench import plugin; "
@@ -154,6 +159,7 @@ def test_our_own_suite_collects_no_replay_beside_its_tests(pytestconfig: pytest.
     assert conftest.collect_ignore_glob == ["*.replay.yaml"]
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_kept_until_it_passes(folder: pytest.Pytester):
     """In the place and form of the command's; it is nobody's test."""
     file = write(folder, "replays/dark.replay.yaml", WRONG)
@@ -172,6 +178,7 @@ def test_a_failed_run_is_kept_until_it_passes(folder: pytest.Pytester):
 # Letting replays expect what comes.
 
 
+@pytest.mark.slow
 def test_what_came_is_written_where_it_is_asked_for(folder: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
     """And where CI runs the tests it is refused, and nothing is written."""
     file = write(folder, "replays/dark.replay.yaml", "# mine\n" + WRONG)

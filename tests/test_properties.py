@@ -392,6 +392,7 @@ async def test_explain_counts_from_where_a_session_moved_to_this_version(start: 
     assert (told["verdict"], told["turns_left"]) == ("open", 2)
 
 
+@pytest.mark.slow
 def test_explain_is_served_in_the_shape_that_the_document_shows(tmp_path: Path):
     settings = Settings(project=str(tmp_path), store="memory:")
     with serving(runtime_of(kept("eventually_when")), settings) as server, Web(server.url) as web:

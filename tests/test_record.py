@@ -201,6 +201,7 @@ class Stage:
         return replay
 
 
+@pytest.mark.slow
 def test_a_players_bug_is_a_test_by_one_command(tmp_path: Path):
     stage = Stage(tmp_path)
     stage.do("INIT", ":rub", (EMOJI,), ":leave")
@@ -220,6 +221,7 @@ def test_a_players_bug_is_a_test_by_one_command(tmp_path: Path):
     assert all(step.narrate is None and step.prompt is None for step in replay.steps)
 
 
+@pytest.mark.slow
 def test_a_file_that_exists_is_written_over_only_where_it_is_meant(tmp_path: Path):
     stage = Stage(tmp_path)
     stage.do("INIT")
@@ -236,6 +238,7 @@ def test_a_file_that_exists_is_written_over_only_where_it_is_meant(tmp_path: Pat
     assert elsewhere.read_bytes() == stage.file.read_bytes()
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_refused_and_nothing_is_written(tmp_path: Path):
     stage = Stage(tmp_path)
     stage.do("INIT")
@@ -244,6 +247,7 @@ def test_what_is_not_there_is_refused_and_nothing_is_written(tmp_path: Path):
     assert "there is no session 'nobody'" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_model_is_recorded_with_the_prompts_that_it_got(tmp_path: Path):
     """The player's words are quoted by marks that stay the same; nothing of it is what only a call has."""
     stage = Stage(tmp_path, [TOLD] * 9)
@@ -262,6 +266,7 @@ def test_a_model_is_recorded_with_the_prompts_that_it_got(tmp_path: Path):
     assert "AIGC" in text
 
 
+@pytest.mark.slow
 def test_every_prompt_is_kept_where_that_is_asked_for(tmp_path: Path):
     stage = Stage(tmp_path)
     stage.do("INIT", ":leave")
@@ -269,6 +274,7 @@ def test_every_prompt_is_kept_where_that_is_asked_for(tmp_path: Path):
     assert not any(step.prompt for step in stage.recorded("--force").steps)
 
 
+@pytest.mark.slow
 def test_a_prompt_that_holds_a_mended_text_is_left_out_and_that_is_said(tmp_path: Path):
     """A journal has only the text as it was cut: the replay tells it offline, and later prompts hold that."""
     machine = MACHINE.replace("context:", "limits: {scene_chars: {zh: 20, en: 60}}\ncontext:")
@@ -286,6 +292,7 @@ def test_a_prompt_that_holds_a_mended_text_is_left_out_and_that_is_said(tmp_path
     assert asyncio.run(played(stage.read(), loader.load_project(tmp_path)["lamp"], mode="strict")).verdict == "passed"
 
 
+@pytest.mark.slow
 def test_a_session_that_is_too_long_for_a_file_with_prompts_is_written_without(tmp_path: Path):
     stage = Stage(tmp_path, [TOLD] * 9, prompt=PROMPT.replace("你是说书人。", "你是说书人。" + "灯火通明。" * 12_000))
     stage.do("INIT", *[":rub"] * 6)
@@ -297,6 +304,7 @@ def test_a_session_that_is_too_long_for_a_file_with_prompts_is_written_without(t
     assert [(step.prompt, step.narrate) for step in stage.read().steps] == [(None, TOLD)] * 7
 
 
+@pytest.mark.slow
 def test_only_the_branch_that_a_session_stands_on_is_recorded(tmp_path: Path):
     stage = Stage(tmp_path)
     stage.do("INIT", ":rub", ("这句不要",), lambda runtime: history.rewind(runtime, "s1", 2), ":rub")
@@ -307,6 +315,7 @@ def test_only_the_branch_that_a_session_stands_on_is_recorded(tmp_path: Path):
     assert "这句不要" not in stage.file.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_fork_is_recorded_from_its_root_with_its_own_dice(tmp_path: Path):
     stage = Stage(tmp_path)
     stage.do("INIT", ":rub", lambda runtime: history.fork(runtime, "s1", 2, child_id="s2"))
@@ -321,6 +330,7 @@ def test_a_fork_is_recorded_from_its_root_with_its_own_dice(tmp_path: Path):
     assert 'replay: "session s2"' in text
 
 
+@pytest.mark.slow
 def test_free_options_are_chosen_by_their_kind_and_drawn_again(tmp_path: Path):
     stage = Stage(tmp_path)
     stage.do("INIT", ":leave")
@@ -337,6 +347,7 @@ def test_free_options_are_chosen_by_their_kind_and_drawn_again(tmp_path: Path):
 NEWER = MACHINE.replace("machine: lamp", "machine: lamp\nversion: 2\nmigrations: [{from: 1, context: {oil: 5}}]")
 
 
+@pytest.mark.slow
 def test_a_session_that_moved_is_recorded_from_the_move_on(tmp_path: Path):
     """Its beginning was played by rules that are no more."""
     stage = Stage(tmp_path)
@@ -361,6 +372,7 @@ def test_a_session_that_moved_is_recorded_from_the_move_on(tmp_path: Path):
 # What never reaches a file.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["DEEPSEEK_API_KEY", "MY_LLM"])
 def test_a_key_that_a_player_typed_is_not_written_down(tmp_path: Path, variable: str):
     """Neither one that goes by its name nor one that the project's file names."""
@@ -376,6 +388,7 @@ def test_a_key_that_a_player_typed_is_not_written_down(tmp_path: Path, variable:
     stage.recorded()
 
 
+@pytest.mark.slow
 def test_no_key_of_the_project_is_in_a_recording(tmp_path: Path):
     stage = Stage(tmp_path, [TOLD] * 9)
     (tmp_path / ".env").write_text("DEEPSEEK_API_KEY=sk-1234567890\nEDGEWISE_OPERATOR_TOKENS=operator-token\n")
@@ -388,6 +401,7 @@ def test_no_key_of_the_project_is_in_a_recording(tmp_path: Path):
     assert "operator-token" not in text
 
 
+@pytest.mark.slow
 def test_a_player_gets_a_replay_without_the_prompts_and_an_operator_with_them():
     machine = loader.load({"machines/lamp.yaml": MACHINE.replace("secret: true", "secret: false"),
                            "prompts/lamp/hall.prompty": PROMPT})  # fmt: skip

@@ -51,6 +51,7 @@ def kept(folder: Path) -> list[Path]:
     return sorted((folder / ".edgewise" / "failed").glob("*"))
 
 
+@pytest.mark.slow
 def test_replays_that_go_as_they_say_are_a_line_each(project: Any):
     folder = project(good=GOOD, known=BAD.replace("steps:", "xfail: '#7'\nsteps:"))
 
@@ -65,6 +66,7 @@ def test_replays_that_go_as_they_say_are_a_line_each(project: Any):
     assert not (folder / ".edgewise").exists()
 
 
+@pytest.mark.slow
 def test_one_that_differs_names_what_and_why_and_is_kept_until_it_passes(project: Any):
     folder = project(good=GOOD, bad=BAD)
 
@@ -98,6 +100,7 @@ def test_one_that_differs_names_what_and_why_and_is_kept_until_it_passes(project
     assert kept(folder) == []
 
 
+@pytest.mark.slow
 def test_a_known_failure_that_passes_is_bad(project: Any):
     done = replay(project(known=GOOD.replace("steps:", "xfail: '#7'\nsteps:")))
 
@@ -105,6 +108,7 @@ def test_a_known_failure_that_passes_is_bad(project: Any):
     assert done.stdout.splitlines()[0] == "xpassed replays/den/known.replay.yaml::t (#7)"
 
 
+@pytest.mark.slow
 def test_faults_of_files_and_names_are_told_all_at_once_and_the_rest_is_played(project: Any):
     names = at("MOUT") + "steps: [{choose: strik}]"
     other = GOOD.replace("machine: den", "machine: dne")
