@@ -35,6 +35,8 @@ _BOUNDS = {
     _KINDS.MinProperties: "too short: at least {} long",
 }
 _NUMBERS = {"integer", "number"}
+_NO_WHOLE = 0.5
+"""Stands for a number that is written with a point, such as 2.0: JSON Schema takes that for a whole one."""
 
 
 class Form(Struct, frozen=True):
@@ -80,8 +82,31 @@ def faults_of(document: Document, form: Form) -> list[Finding]:
     if document.value is None:
         return []
     wrongs = [wrong for error in form.validator.iter_errors(document.value) for wrong in _wrong(form, error)]
+    wrongs += _not_whole(document, form)
     meant = {(path[:-1], message.rpartition("Did you mean ")[2]) for path, code, message in wrongs if code == "E101"}
     return sorted({_finding(document, *wrong) for wrong in wrongs if not _is_result(document, meant, *wrong)})
+
+
+def _not_whole(document: Document, form: Form) -> list[tuple[Path, str, str]]:
+    """The faults of numbers with a point that stand where a whole number does."""
+    pointed: set[Path] = set()
+    value = _pointed(document.value, (), pointed)
+    if not pointed:
+        return []
+    wrongs = [wrong for error in form.validator.iter_errors(value) for wrong in _wrong(form, error)]
+    return [(path, code, message) for path, code, message in wrongs if code == "E105" and path in pointed]
+
+
+def _pointed(value: Any, path: Path, found: set[Path]) -> Any:
+    """The value with each 2.0 as a number that is no whole one; their paths are added to `found`."""
+    if isinstance(value, dict):
+        return {name: _pointed(each, (*path, name), found) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_pointed(each, (*path, number), found) for number, each in enumerate(value)]
+    if isinstance(value, float) and value.is_integer():
+        found.add(path)
+        return _NO_WHOLE
+    return value
 
 
 def _finding(document: Document, path: Path, code: str, message: str) -> Finding:

@@ -139,6 +139,16 @@ def test_the_players_clock_is_told_in_the_unit_that_suits(written_so: str, ms: i
                 "5:22 'times' is too small: at least 1",
             ],
         ),
+        (
+            "replay: t\ngiven: {machine: den, player_count: 2.0, hard_limit_seconds: 3.0}\nsteps:\n"
+            "  - {choose: 1.0, dice: {d: 2.0}}\n  - {send: X, times: 2.0, key: k}",
+            [
+                "2:37 'player_count' is a whole number",
+                "4:14 'choose' is a text or a whole number or a map (key: value)",
+                "4:29 'd' is true or false or a whole number or a text or a list",
+                "5:22 'times' is a whole number",
+            ],
+        ),
         (ANEW + "steps: [{narrate: null}]", ["3:10 'narrate' has no value. Give it one, or delete the line"]),
         (ANEW + "steps: [{}, {}]", ["3:13 a step chooses or sends. Add choose: OPTION, or send: EVENT"]),
         (ANEW + "each: {seed: [a, b, a]}\nsteps: [{}]", ["3:21 'a' stands here a second time. Delete one"]),
@@ -172,6 +182,16 @@ def test_the_players_clock_is_told_in_the_unit_that_suits(written_so: str, ms: i
 )  # fmt: skip
 def test_every_fault_is_told_at_its_place(text: str, expected: list[str]):
     assert faults(text) == expected
+
+
+def test_what_nobody_foresaw_is_a_fault_of_its_file_alone():
+    def falls(_: str) -> str:
+        raise RuntimeError("out of the blue")
+
+    found, (fault,) = read_replays("灯.replay.yaml", "replay: t\nreproduce: x.replay.yaml\n", falls)
+
+    assert (found, fault.file) == ((), "灯.replay.yaml")
+    assert fault.message.endswith("RuntimeError: out of the blue")
 
 
 NO_TEXT = "in any answer of the machine, and no other key of that name"

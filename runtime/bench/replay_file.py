@@ -130,7 +130,11 @@ def read_replays(
 
     `source` gives the text of a file that is reproduced, whose name is relative to this one's.
     """
-    return _read(file, text, source, ())
+    try:
+        return _read(file, text, source, ())
+    except Exception as error:  # noqa: BLE001 - one file never takes the others down with it
+        message = f"the file can't be read, which is a fault of Edgewise: {type(error).__name__}: {error}"
+        return (), [Finding(file, 1, 1, "E002", message)]
 
 
 def _read(
