@@ -138,7 +138,7 @@ class _Walker:
             return None
 
     def _first(self, number: int) -> Move:
-        return self._bringing(Move(event=self._machine.definition.first.event, begins={"seed": f"walk {number}"}))
+        return self._bringing(Move(event=self._machine.definition.first.event, begins={"seed": f"walk-{number}"}))
 
     def _bringing(self, move: Move) -> Move:
         """A move with what it needs; its dice are left to the seed."""
