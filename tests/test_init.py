@@ -23,6 +23,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, ran.stdout
 
 
+@pytest.mark.slow
 def test_a_new_project_has_everything_that_a_designer_needs(made: tuple[Path, str]):
     folder, _ = made
 
@@ -57,6 +58,7 @@ def test_a_new_project_has_no_faults_and_no_warnings():
     assert loader.findings_of(files) == []
 
 
+@pytest.mark.slow
 def test_check_agrees(made: tuple[Path, str]):
     folder, _ = made
 
@@ -122,6 +124,7 @@ def test_what_a_new_project_may_ask_of_its_tests_is_right_once_the_signs_are_tak
     assert asked.mutation == 90
 
 
+@pytest.mark.slow
 def test_an_empty_folder_is_as_good_as_a_new_one(tmp_path: Path):
     ran = edgewise("init", str(tmp_path))
 
@@ -129,6 +132,7 @@ def test_an_empty_folder_is_as_good_as_a_new_one(tmp_path: Path):
     assert (tmp_path / "machines/first_story.yaml").is_file()
 
 
+@pytest.mark.slow
 def test_what_is_in_the_way_is_named_and_nothing_is_written(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
 
@@ -139,6 +143,7 @@ def test_what_is_in_the_way_is_named_and_nothing_is_written(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.slow
 def test_a_file_in_the_way_is_refused(tmp_path: Path):
     (tmp_path / "story").write_text("mine", encoding="utf-8")
 
@@ -149,6 +154,7 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path):
     assert (tmp_path / "story").read_text(encoding="utf-8") == "mine"
 
 
+@pytest.mark.slow
 def test_a_place_that_cannot_be_written_is_told_in_a_sentence(tmp_path: Path):
     (tmp_path / "story").write_text("mine", encoding="utf-8")
 
@@ -172,6 +178,7 @@ def test_a_model_is_sent_no_line_that_says_nothing(made: tuple[Path, str], langu
     assert [line for line in lines if line.startswith(("口袋里", "In the pockets", "分级", "Rating", "玩家选择"))] == []
 
 
+@pytest.mark.slow
 def test_a_chinese_game_shows_what_is_carried_in_chinese(made: tuple[Path, str]):
     folder, _ = made
 

@@ -385,12 +385,14 @@ def test_the_model_does_give_everything_away():
         assert gives_away(model.says(body))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("narrator", narrators())
 @pytest.mark.parametrize(("name", "language"), CASES, ids=[name for name, _ in CASES])
 async def test_free_text_moves_nothing_and_draws_nothing_out(name, language, narrator):
     await check("vault", narrator, language, INJECTIONS[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("narrator", narrators())
 @pytest.mark.parametrize(("name", "language"), CASES, ids=[name for name, _ in CASES])
 async def test_slots_names_and_notes_move_nothing(name, language, narrator):

@@ -148,6 +148,7 @@ def test_every_line_of_a_history_says_it_too():
 # Files.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("tellers", [("model",), ("mixed",), ("model", "offline"), ("offline", "offline", "mixed")])
 def test_a_file_that_a_model_told_any_of_carries_the_label_once(form, tellers):

@@ -65,6 +65,7 @@ def test_every_example_of_a_body_is_one_that_the_document_takes(operation):
         assert [error.message for error in validator.iter_errors(example["value"])] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", operations_with_bodies(), ids=lambda each: each.path)
 def test_every_example_of_a_body_is_one_that_the_server_reads(web, operation):
     """Whether there is such a session, turn, event or machine is another matter."""
@@ -74,6 +75,7 @@ def test_every_example_of_a_body_is_one_that_the_server_reads(web, operation):
         assert answer.status_code == 200 or answer.json()["data"]["error"] in NO_SUCH, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [task for task in openapi.TASKS if task != "import"])
 def test_the_lines_of_long_work_are_those_that_the_document_shows(web, task):
     content = openapi.document()["paths"]["/store/{task}"]["post"]["responses"]["200"]["content"]

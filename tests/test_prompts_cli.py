@@ -202,6 +202,7 @@ pytestmark = pytest.mark.usefixtures("untouched")
 # For a state.
 
 
+@pytest.mark.slow
 def test_the_first_turn_is_rendered_where_no_state_is_named(desk: Desk):
     said = desk.run("cave")
 
@@ -222,6 +223,7 @@ def test_a_state_is_rendered_by_the_first_edge_that_leads_to_it(desk: Desk):
     assert "Step 1." in found["messages"][2]["content"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_draws_the_same(desk: Desk):
     assert desk.run("cave", "LEDGE", "--seed", "a").out == desk.run("cave", "LEDGE", "--seed", "a").out
     friends = {desk.text("cave", "HALL", "--seed", f"{seed}").partition("With ")[2][:2] for seed in range(12)}
@@ -258,6 +260,7 @@ def test_a_free_options_edge_is_taken_by_the_first_kind_that_opens_it(desk: Desk
     assert (found["choice"], found["is_open"]) == ("小心", True)
 
 
+@pytest.mark.slow
 def test_a_kind_of_free_options_can_be_chosen(desk: Desk):
     assert desk.facts("cave", "OUT", "--choose", "bold")["choice"] == "冒险"
     assert desk.run("cave", "HALL", "--choose", "bold").err.split(". ")[1].strip() == "It leads to: OUT."
@@ -278,6 +281,7 @@ def test_every_message_is_counted(desk: Desk):
     assert f"in all about {found['tokens']:,} tokens" in desk.run("cave", "OUT", "--language", "en").out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -326,6 +330,7 @@ def test_every_recorded_turn_is_rendered_as_it_was_sent(desk: Desk):
     assert "The end: Out. 冷" in told
 
 
+@pytest.mark.slow
 async def test_a_turn_that_was_told_otherwise_is_said_to_be(desk: Desk):
     """Another version of Edgewise may word a prompt otherwise: what is rendered is not what was sent then."""
     runtime = await desk.runtime()
@@ -337,6 +342,7 @@ async def test_a_turn_that_was_told_otherwise_is_said_to_be(desk: Desk):
     assert [(await of_turn(record, turn)).is_as_sent for turn in (1, 2, 3)] == [True, False, True]
 
 
+@pytest.mark.slow
 async def test_a_record_without_its_machine_says_whom_to_ask(desk: Desk):
     runtime = await desk.runtime()
     lines = b"".join([part async for part in export(runtime, "en", "operator")]).split(b"\n")
@@ -350,6 +356,7 @@ async def test_a_record_without_its_machine_says_whom_to_ask(desk: Desk):
     assert "operator's token" in refused.value.hint
 
 
+@pytest.mark.slow
 def test_a_recorded_turn_says_what_it_shares_with_the_one_it_grew_from(desk: Desk):
     """After the rewind to turn 3, turn 7 grew from that one; the one told anew from the same as the first telling."""
     seventh, sixth = (desk.facts("--session", "zh", "--turn", turn) for turn in ("7", "6"))
@@ -363,15 +370,18 @@ def test_a_recorded_turn_says_what_it_shares_with_the_one_it_grew_from(desk: Des
     assert part["of_tokens"] == seventh["tokens"]
 
 
+@pytest.mark.slow
 def test_the_first_turn_shares_nothing_with_any(desk: Desk):
     assert "shared" not in desk.facts("--session", "en", "--turn", "1")
 
 
+@pytest.mark.slow
 def test_the_last_turn_is_rendered_where_none_is_named(desk: Desk):
     assert desk.facts("--session", "en")["turn"] == 6
     assert desk.facts("--session", "zh")["turn"] == 7
 
 
+@pytest.mark.slow
 def test_a_page_says_which_line_ends_what_is_shared(desk: Desk):
     lines = desk.run("--session", "en", "--turn", "4").out.splitlines()
 
@@ -382,6 +392,7 @@ def test_a_page_says_which_line_ends_what_is_shared(desk: Desk):
     assert lines[at + 3].startswith("  now: - Climb: ")
 
 
+@pytest.mark.slow
 def test_all_turns_of_the_branch_are_compared(desk: Desk):
     rows = desk.facts("--session", "zh", "--shared")
     lines = desk.run("--session", "zh", "--shared").out.splitlines()
@@ -393,6 +404,7 @@ def test_all_turns_of_the_branch_are_compared(desk: Desk):
     assert lines[-1].startswith(f"in all about {whole_tokens:,} tokens in 3 turns after the first, of which ")
 
 
+@pytest.mark.slow
 def test_nothing_that_a_terminal_obeys_is_printed(desk: Desk):
     said = desk.run("cave", "--edge", "HALL.said", "--text", "灯\x1b[31m红")
 
@@ -401,6 +413,7 @@ def test_nothing_that_a_terminal_obeys_is_printed(desk: Desk):
     assert "⟦text⟧灯[31m红⟦/text⟧" in said.out
 
 
+@pytest.mark.slow
 def test_what_a_client_wrote_stands_between_marks_in_a_recorded_turn(desk: Desk):
     said = desk.run("--session", "zh", "--turn", "5")
 
@@ -439,6 +452,7 @@ def letters(messages: tuple[Message, ...]) -> list[tuple[str, int, str]]:
     return [(each.role, number, letter) for number, each in enumerate(messages) for letter in each.content]
 
 
+@pytest.mark.slow
 @given(MESSAGES, MESSAGES)
 def test_what_is_shared_is_how_both_begin(one, other):
     part = shared(rendered(one), rendered(other))

@@ -139,6 +139,7 @@ def bounds(machine: Machine, *terms: str, language: str = "en", **more: Any) -> 
     return bounds_of(machine, Constraints(language, forbidden_terms=terms, **more))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("terms", "why"),
     [
