@@ -12,7 +12,7 @@ from clients import ROUNDS, Ask, Client, over
 from conftest import tiny
 from every_store import Home
 from history_check import Sent
-from served import runtime_of
+from served import living, runtime_of
 
 from server.app import create_app
 from server.settings import Settings
@@ -27,7 +27,7 @@ async def servers_on(home: Home, count: int) -> AsyncIterator[list[Ask]]:
         asks = []
         for _ in range(count):
             app: Any = create_app(Settings(), runtime_of(MACHINE, store=home.store()))
-            await stack.enter_async_context(app.lifespan())
+            await stack.enter_async_context(living(app))
             transport = httpx.ASGITransport(app)
             asks.append(
                 over(await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://x")))

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
 import os
@@ -19,8 +20,8 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, Self
@@ -103,6 +104,7 @@ class Server:
         self._thread = threading.Thread(target=self._serve, name="served", daemon=True)
 
     def __enter__(self) -> Self:
+        _set_aside()
         # The socket listens already: a client that comes early waits in its backlog.
         self._thread.start()
         return self
@@ -129,6 +131,19 @@ class Server:
         asyncio.set_event_loop(self._loop)
         self._loop.run_until_complete(self._server.serve([self._listener]))
         self._loop.close()
+
+
+def _set_aside() -> None:
+    """A server that starts collects garbage: it need not walk what the tests before have left."""
+    gc.freeze()  # until a server ends
+
+
+@asynccontextmanager
+async def living(app: Any) -> AsyncIterator[None]:
+    """An application that is asked without a socket, from its start to its end."""
+    _set_aside()
+    async with app.lifespan():
+        yield
 
 
 @contextmanager

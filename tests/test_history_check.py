@@ -21,7 +21,7 @@ import structlog
 from clients import ROUNDS, Ask, Plan, over, play
 from conftest import SCALE, tiny
 from history_check import Log, Sent, check, mark_of
-from served import runtime_of
+from served import living, runtime_of
 
 from runtime.errors import StoreUnavailable
 from runtime.formats import read_entry
@@ -233,7 +233,7 @@ async def asking(store: MemoryStore, chance: random.Random, loses: float = 0.1) 
     app: Any = create_app(Settings(), runtime)
     try:
         async with (
-            app.lifespan(),
+            living(app),
             httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as http,
         ):
             ask = over(http)

@@ -11,6 +11,7 @@ import httpx
 import pytest
 import structlog
 from conftest import tiny
+from served import living
 
 from runtime.errors import StoreUnavailable
 from runtime.narrators.offline import Offline
@@ -51,7 +52,7 @@ async def play(stream: io.StringIO, *bodies: dict[str, Any], settings: Settings 
     logs.configure(settings, stream)
     machine = tiny(ROOM)
     app = create_app(settings, Runtime(MemoryStore(), narrator or Offline(), {"tiny": machine}, "tiny"))
-    async with app.lifespan(), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+    async with living(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         for body in bodies:
             sent = {"session": {"session_id": "s1"}, **body}
             headers = {"X-Request-Id": "r-1", "Authorization": "Bearer sesame"}

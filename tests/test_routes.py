@@ -12,6 +12,7 @@ import httpx
 import msgspec
 import pytest
 from conftest import tiny
+from served import living
 
 from runtime import errors
 from runtime.machine import Machine
@@ -348,7 +349,7 @@ async def test_a_journal_that_is_lost_ends_the_process_once_and_gracefully():
     app = create_app(Settings(), runtime)
     try:
         async with (
-            app.lifespan(),
+            living(app),
             httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://house") as web,
         ):
             asked = [web.post("/invoke", json={"event": {"type": "INIT"}}) for _ in range(5)]
@@ -365,7 +366,7 @@ async def test_the_journals_own_token_is_good_for_nothing_that_a_proxy_passed_on
     app = create_app(TOKENS, runtime_of(tiny(HALL)), own_token="own")  # noqa: S106 - a test's
     to_app = httpx.ASGITransport(app, client=("127.0.0.1", 9))
     own = {"Authorization": "Bearer own"}
-    async with app.lifespan(), httpx.AsyncClient(transport=to_app, base_url="http://house", headers=own) as web:
+    async with living(app), httpx.AsyncClient(transport=to_app, base_url="http://house", headers=own) as web:
         assert (await web.get("/sessions")).status_code == 200
         assert (await web.get("/sessions", headers={header: "127.0.0.1"})).status_code == 401
 
@@ -563,7 +564,7 @@ async def test_a_turn_goes_on_when_its_client_goes_away_and_shutdown_waits_for_i
     began = asyncio.Event()
     runtime = runtime_of(tiny(HALL), Slow())
     app = create_app(Settings(), runtime)
-    async with app.lifespan():
+    async with living(app):
         client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
         asking = asyncio.create_task(
             client.post("/invoke", json={"event": {"type": "INIT"}, "session": {"session_id": "s1"}})

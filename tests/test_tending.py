@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from conftest import tiny
 from journal_entries import entry_after
-from served import PATIENCE_S
+from served import PATIENCE_S, living
 
 from runtime import history
 from runtime.errors import StoreUnavailable
@@ -92,7 +92,7 @@ async def served(
     given = msgspec.structs.replace(settings or Settings(), store="memory:", project=str(folder))
     app = create_app(given, runtime)
     async with (
-        app.lifespan(),
+        living(app),
         httpx.AsyncClient(transport=Inside(app, peer), base_url="http://test") as client,
     ):
         yield Web(client, app)
@@ -148,6 +148,7 @@ async def test_every_task_is_an_operators(tmp_path: Path):
         assert [step["type"] for step in await web.steps("compact", json={}, headers=OPERATOR)] == ["done"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["backup", "compact", "prune", "import"])
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded"])
 async def test_a_foreign_web_page_cant_tend_the_journal(tmp_path: Path, task: str, kind: str | None):
@@ -188,6 +189,7 @@ async def test_a_body_has_all_its_faults_told_at_once(tmp_path: Path):
 # Backups.
 
 
+@pytest.mark.slow
 async def test_a_store_without_a_backup_of_its_own_is_copied_into_a_journal_that_opens(tmp_path: Path):
     async with served(tmp_path) as web:
         await web.play("a.1", to_end=True)
@@ -213,6 +215,7 @@ async def test_an_operator_names_a_file_of_the_data_folder_and_no_other(tmp_path
     assert files_in(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -346,6 +349,7 @@ async def test_a_server_that_is_to_stop_ends_the_work_with_a_line_that_says_so(t
     assert store.went_to == 0
 
 
+@pytest.mark.slow
 async def test_what_fails_at_first_is_a_plain_refusal_and_what_fails_later_the_last_line(tmp_path: Path):
     store = Held(StoreUnavailable("the disk is full", "Make room."))
     store.may_go.set()
@@ -360,6 +364,7 @@ async def test_what_fails_at_first_is_a_plain_refusal_and_what_fails_later_the_l
         assert web.house.tending.busy == ""
 
 
+@pytest.mark.slow
 async def test_a_crash_after_the_first_line_tells_nothing_of_itself(tmp_path: Path, capsys):
     store = Held(RuntimeError("裂帛 is in the text"))
     store.may_go.set()
