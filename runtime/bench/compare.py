@@ -1,12 +1,14 @@
 """The same requests to two sides: two versions of a machine, or two narrators. Start at `compared`.
 
-Where the rules part (edge, state, context, routing, options, a refusal) a path ends, with why on both
-sides: from there on the two play different stories. Where only words or prompts part it goes on.
+Where the rules part (edge, state, context, a refusal, a die) a path ends, with why on both sides: from
+there on the two play different stories. Where they part in what is open next, each such difference is told
+once, and the path goes on, as it does where only words or prompts part.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -20,17 +22,20 @@ from runtime.bench.places import Atlas
 from runtime.bench.player import Result, played
 from runtime.bench.replay import Chosen, Expect, Replay, ReplayStep
 from runtime.bench.spans import Span, spans_of
+from runtime.bench.trial import Step
 from runtime.bench.why import why
 from runtime.dice import spec_of
 from runtime.flow_yaml import flow
 from runtime.machine import Machine
 from runtime.narrators import Narrator
-from runtime.session import Outcome, Session
+from runtime.session import Entry, Outcome, Session
 
 _NO_PROSE = frozenset({"meta", "outcome", "routing", "inputs", "error", "request_id", "details", "considered"})
 """Parts of an answer or a refusal that are no words for a player; the rules among them are compared as such."""
-_NO_TEXT = frozenset({"key", "kind", "event_type", "value"})
-"""What names an option to a client, and a variable's value: its text is beside it."""
+_NO_TEXT = frozenset({"key", "kind", "event_type", "value", "id"})
+"""What names an option or an ending to a client, and a variable's value: its text is beside it."""
+OPEN = frozenset({"options", "next", "allowed", "should_end"})
+"""What is open next: where that parts, the same request may still be sent to both."""
 NOT_THERE = "—"
 """What stands for a value that a side doesn't have."""
 
@@ -59,7 +64,7 @@ class Prompts(Struct, frozen=True):
     @property
     def name(self) -> str:
         """The file, or both."""
-        names = dict.fromkeys(each or "the built-in prompt" for each in (self.here, self.there))
+        names = dict.fromkeys(each or "built-in" for each in (self.here, self.there))
         return " ≠ ".join(names)
 
 
@@ -71,6 +76,11 @@ class Parting(Struct, frozen=True):
     there: Any
     why_here: str
     why_there: str
+
+    @property
+    def is_end(self) -> bool:
+        """Whether the two play different stories from there on."""
+        return self.field not in OPEN
 
 
 class Turn(Struct, frozen=True, kw_only=True):
@@ -111,7 +121,7 @@ class Compared(Struct, frozen=True, kw_only=True):
 
     @property
     def parting(self) -> Turn | None:
-        """Where the rules part; None where they don't."""
+        """Where the rules part first; None where they don't."""
         return next((each for each in self.turns if each.parting), None)
 
     @property
@@ -143,7 +153,7 @@ async def compared(replay: Replay, here: Side, there: Side) -> Compared:
     theirs = await played(meant, there.machine, there.narrator)
     turns = tuple(_turns(asked.steps, ours, theirs, here, there))
     count = min(len(ours.came), len(theirs.came))
-    steps = next((each.step for each in turns if each.parting), count)
+    steps = next((each.step for each in turns if each.parting and each.parting.is_end), count)
     return Compared(
         replay=replay,
         language=replay.given.language or here.machine.definition.language,
@@ -211,21 +221,26 @@ def sent_by(step: ReplayStep) -> str:
 def _turns(
     steps: tuple[ReplayStep, ...], ours: Result, theirs: Result, here: Side, there: Side
 ) -> Iterator[Turn]:  # fmt: skip
-    """The turns in which something parts, the last of them where the rules do."""
+    """The turns in which something parts, up to where the stories do."""
     is_told_alike = True
+    known: list[Parting] = []
     for step, one, other in zip(steps, ours.came, theirs.came, strict=False):
+        parting = _parting(one, other, here.machine, there.machine, known)
+        is_end = parting is not None and parting.is_end
         turn = Turn(
             step=one.number,
             sent=sent_by(step),
-            parting=_parting(one, other, here.machine, there.machine),
+            parting=parting,
             words=tuple(_words(one, other)),
-            prompts=_prompts(one, other, here.machine, there.machine, is_told_alike=is_told_alike),
+            # Another story has other prompts: that says nothing of either.
+            prompts=None if is_end else _prompts(one, other, here.machine, there.machine, is_told_alike=is_told_alike),
             notes=(*_failed("here", one, here), *_failed("there", other, there)),
         )
         if turn.is_telling:
             yield turn
-        if turn.parting:
+        if is_end:
             return
+        known += [parting] if parting else []
         is_told_alike = is_told_alike and not turn.words
     if parting := _stopped(ours, theirs):
         number = min(len(ours.came), len(theirs.came))
@@ -244,14 +259,17 @@ def _failed(name: str, came: Came, side: Side) -> Iterator[str]:
 # Where the rules part.
 
 
-def _parting(one: Came, other: Came, here: Machine, there: Machine) -> Parting | None:
+def _parting(one: Came, other: Came, here: Machine, there: Machine, known: Sequence[Parting]) -> Parting | None:
+    """The first thing that is settled differently, and is not `known` from a turn before."""
+    told = [(each.field, each.here, each.there) for each in known]
     if found := _die(one, other, here, there):
         return found
     ours, theirs = dict(_settled(one)), dict(_settled(other))
     for field in {**ours, **theirs}:
         mine, yours = ours.get(field, NOT_THERE), theirs.get(field, NOT_THERE)
-        if type(mine) is not type(yours) or mine != yours:
-            return Parting(field, mine, yours, _why(one, field, here), _why(other, field, there))
+        is_same = type(mine) is type(yours) and mine == yours
+        if not is_same and (field, mine, yours) not in told:
+            return Parting(field, mine, yours, _why(one, other, field, here), _why(other, one, field, there))
     return None
 
 
@@ -275,13 +293,28 @@ def _standing(session: Session) -> Iterator[tuple[str, Any]]:
     yield "should_end", routing.should_end
 
 
-def _why(came: Came, field: str, machine: Machine) -> str:
-    """How a side came to it; for a variable that is learned, with what it was learned from."""
+def _why(came: Came, other: Came, field: str, machine: Machine) -> str:
+    """How a side came to it; with what a variable was learned from, and the dice that the other side doesn't roll."""
     told = [why(came, field, machine)]
-    if field.startswith("context.") and came.entry is not None and "learn:" in told[0]:
-        learned = came.entry.narration.get("learned", {})
-        told.append(f"  told by {came.entry.model or came.entry.narrator}: {flow(dict(learned))}")
+    if field.startswith("context.") and came.turn is not None and came.entry is not None:
+        told += _learned(came.turn, came.entry, field.removeprefix("context."), machine)
+    if field not in OPEN and came.turn is not None and other.turn is not None:
+        rolled = {(each.name, each.spec) for each in other.turn.outcome.dice}
+        own = [each for each in came.turn.outcome.dice if (each.name, each.spec) not in rolled]
+        told += [f"  the other side doesn't: {_rolled(each.name, came.turn.outcome, machine)[1]}" for each in own]
     return "\n".join(told)
+
+
+def _learned(turn: Step, entry: Entry, name: str, machine: Machine) -> Iterator[str]:
+    """What a variable was learned from, as it was told."""
+    edges = (*machine.table.get(turn.outcome.source, ()), machine.initial)
+    taken = next(each for each in edges if each.full_name == turn.outcome.edge)
+    learned: Mapping[str, Any] = entry.narration.get("learned", {})
+    for rule in taken.learn:
+        if rule.name == name:
+            read = {*re.findall(r"\w+", rule.source.source)}
+            found = {each: value for each, value in learned.items() if each in read}
+            yield f"  told by {entry.model or entry.narrator}: {flow(found) if found else 'nothing to learn from'}"
 
 
 def _stopped(ours: Result, theirs: Result) -> Parting | None:
@@ -310,7 +343,10 @@ def _die(one: Came, other: Came, here: Machine, there: Machine) -> Parting | Non
     sides = [_rolled(name, outcome, machine) for machine in (here, there)]
     (mine, _), (yours, _) = sides
     becoming = "added" if mine == NOT_THERE else "removed" if yours == NOT_THERE else "changed"
-    whys = [f"{where} {fault.get(name, '')}".strip() for (_, where), fault in zip(sides, faults, strict=True)]
+    whys = [
+        where if spec == NOT_THERE else f"{where} {fault.get(name, '')}".strip()
+        for (spec, where), fault in zip(sides, faults, strict=True)
+    ]
     return Parting(f"dice.{name}", mine, yours, f"the die was {becoming}: {whys[0]}", whys[1])
 
 
@@ -329,8 +365,8 @@ def _rolled(name: str, outcome: Outcome, machine: Machine) -> tuple[str, str]:
     for edge in edges:
         if name in edge.dice:
             spec = spec_of(edge.dice[name])
-            return spec, f"{atlas.die(edge, name)} rolls {spec}."
-    return NOT_THERE, f"{atlas.edge(edges[0])} rolls none." if edges else ""
+            return spec, f"{atlas.die(edge, name)} rolls {name} {spec}."
+    return NOT_THERE, f"{atlas.die(edges[0], name)} rolls no {name}." if edges else ""
 
 
 # Where words part.

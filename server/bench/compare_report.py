@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 from msgspec import Struct
+from msgspec.structs import replace
 
 from runtime.bench.compare import Compared, Parting, Prompts, Turn, Unwalked
 from runtime.bench.spans import Span
@@ -77,6 +78,40 @@ def summed(report: Report) -> str:
     return told + (f"; told offline where a model failed: {report.notes}" if report.notes else "")
 
 
+class _Path(Struct, frozen=True):
+    """A path as it is told. The same edit shows in every turn that it tells: it is shown once, and then named.
+
+    `repeated` is prompt → the turns in which it parts as was shown before.
+    """
+
+    name: str
+    language: str
+    turns: tuple[Turn, ...]
+    repeated: dict[str, list[int]]
+
+    @property
+    def again(self) -> Iterator[str]:
+        """A sentence for each prompt that parts as before."""
+        for name, steps in self.repeated.items():
+            yield clean(f"prompts part as above: {name}, turn {', '.join(map(str, steps))}")
+
+
+def _read(report: Report) -> Iterator[_Path]:
+    """The paths in which something parts."""
+    seen: set[tuple[str, ...]] = set()
+    for each in report.found:
+        turns, repeated = [], dict[str, list[int]]()
+        for turn in each.turns:
+            changed = tuple(line for line in turn.prompts.lines if line[:1] in _COLOURS) if turn.prompts else ()
+            if turn.prompts and changed in seen:
+                repeated.setdefault(turn.prompts.name, []).append(turn.step)
+                turn = replace(turn, prompts=None)  # noqa: PLW2901 - the turn, without what was shown
+            seen.add(changed)
+            turns += [turn] if turn.is_telling else []
+        if each.turns:
+            yield _Path(each.name, each.language, tuple(turns), repeated)
+
+
 def _unwalked_lines(report: Report) -> Iterator[str]:
     """Each edge that no path took, those of one version alone first."""
     for each in sorted(report.unwalked, key=lambda each: (not each.is_only, each.side == "both")):
@@ -89,13 +124,12 @@ def _unwalked_lines(report: Report) -> Iterator[str]:
 
 def lines(report: Report) -> Iterator[str]:
     """What is printed: each path in which something parts, the edges that none walked, then the sum."""
-    seen: set[str] = set()
-    for each in report.found:
-        if each.turns:
-            yield click.style(clean(each.name), bold=True)
+    for each in _read(report):
+        yield click.style(clean(each.name), bold=True)
         for turn in each.turns:
             yield f"  turn {turn.step} ({clean(turn.sent)})"
-            yield from (f"    {line}" for line in _told(turn, seen))
+            yield from (f"    {line}" for line in _told(turn))
+        yield from (f"  {line}" for line in each.again)
     missed = [*_unwalked_lines(report)]
     if missed:
         yield f"edges that no path walked: {len(missed)}"
@@ -105,7 +139,7 @@ def lines(report: Report) -> Iterator[str]:
     yield summed(report)
 
 
-def _told(turn: Turn, seen: set[str]) -> Iterator[str]:
+def _told(turn: Turn) -> Iterator[str]:
     if parting := turn.parting:
         yield click.style(f"PARTS at {_values(parting)}", fg="red", bold=True)
         for name, why in _whys(parting):
@@ -113,11 +147,8 @@ def _told(turn: Turn, seen: set[str]) -> Iterator[str]:
     for words in turn.words:
         yield f"{words.path}: {_coloured(words.spans)}"
     if prompts := turn.prompts:
-        # The same edit shows in every turn that is told by the file: once is enough to read it.
-        is_new = prompts.name not in seen
-        seen.add(prompts.name)
-        yield f"prompts part: {clean(prompts.name)}{'' if is_new else ', as above'}"
-        yield from (f"  {_coloured_line(line)}" for line in (prompts.lines if is_new else ()))
+        yield f"prompts part: {clean(prompts.name)}"
+        yield from (f"  {_coloured_line(line)}" for line in prompts.lines)
     yield from (click.style(clean(note), fg="yellow") for note in turn.notes)
 
 
@@ -194,10 +225,11 @@ def markdown(report: Report) -> str:
     """The report as Markdown; what was taken out and put in stands in `<del>` and `<ins>`."""
     told = [f"# Compared: {_md(report.machine)}", "", f"- here: {_md(report.here)}", f"- there: {_md(report.there)}"]
     told += ["", _md(summed(report)), ""]
-    for each in report.found:
-        told += [f"## {_md(each.name)}", ""] if each.turns else []
+    for each in _read(report):
+        told += [f"## {_md(each.name)}", ""]
         for turn in each.turns:
             told += [f"### Turn {turn.step}: {_md(turn.sent)}", "", *_md_turn(turn), ""]
+        told += [*(f"- {_md(line)}" for line in each.again), ""] if each.repeated else []
     if missed := [*_unwalked_lines(report)]:
         told += ["## Edges that no path walked", "", *(f"- {_md(line)}" for line in missed), ""]
     return "\n".join(told)
@@ -229,7 +261,7 @@ def _tagged(spans: Sequence[Span], written: Callable[[str], str] = escape) -> st
 
 def page(report: Report) -> str:
     """The report as one page, light or dark as its reader has it; it holds no script and no other file."""
-    rows = [row for each in report.found if each.turns for row in _html_path(each)]
+    rows = [row for each in _read(report) for row in _html_path(each)]
     if missed := [*_unwalked_lines(report)]:
         rows += ["<h2>Edges that no path walked</h2><ul>", *(f"<li>{escape(each)}</li>" for each in missed), "</ul>"]
     title = f"Compared: {escape(report.machine)}"
@@ -245,7 +277,7 @@ def page(report: Report) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _html_path(found: Compared) -> Iterator[str]:
+def _html_path(found: _Path) -> Iterator[str]:
     """A path; the story's own words are in its language."""
     said = f'lang="{escape(found.language)}"'
     yield f"<section><h2>{escape(clean(found.name))}</h2>"
@@ -253,6 +285,7 @@ def _html_path(found: Compared) -> Iterator[str]:
         yield f"<h3>Turn {turn.step}: <span {said}>{escape(clean(turn.sent))}</span></h3><ul>"
         yield from (f"<li>{line}</li>" for line in _html_turn(turn, said))
         yield "</ul>"
+    yield from (f'<p class="soft">{escape(line)}</p>' for line in found.again)
     yield "</section>"
 
 
