@@ -339,23 +339,17 @@ def _decided(parts: list[Value], *, decides: bool) -> Value:
     """What one part decides; where none does, the others' word, or what the first of them misses."""
 
     def decided(values: Values) -> Any:
-        try:
-            for part in parts:
-                if part(values) is decides:
-                    return decides
-        except NotKnown:
-            return undecided(values)
-        return not decides
-
-    def undecided(values: Values) -> Any:
+        # Once over: a second look at the parts would double with every level of a nested guard.
         missing = None
         for part in parts:
             try:
                 if part(values) is decides:
                     return decides
             except NotKnown as found:
-                missing = missing or found
-        raise missing or Unsure
+                missing = missing or found.name
+        if missing is None:
+            return not decides
+        raise NotKnown(missing)
 
     return decided
 

@@ -192,3 +192,26 @@ def test_what_an_expression_asks_first_of_a_text_closes_it(pattern, source, valu
 )
 def test_what_may_hold_all_the_same_asks_nothing(source):
     assert NAMES.compile(source).direct.asked is None
+
+
+class Counted(dict):
+    """Values that count how often one was asked for."""
+
+    asked = 0
+
+    def get(self, name, default=None):
+        self.asked += 1
+        return super().get(name, default)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "value"), [("({} || ready)", False), ("({} && ready)", True), ("(ready || {})", False)]
+)
+def test_a_nested_guard_on_a_missing_name_reads_each_name_once(pattern, value):
+    source, depth = "dice.lucky", 30
+    for _ in range(depth):
+        source = pattern.format(source)
+    values = Counted({"ready": value})
+    with pytest.raises(NotKnown) as caught:
+        NAMES.compile(source).direct.value(values)
+    assert (caught.value.name, values.asked) == ("dice.lucky", depth + 1)
