@@ -187,7 +187,6 @@ def check_zh_turn(payload: Mapping[str, Any], terms: list[str]) -> None:
     assert not [(term, text) for text in texts(payload) for term in terms if term in text]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["first", "last", "any"])
 def test_the_seeds_clients_loop_plays_to_an_end(web, policy):
     """It sends `next_event_type` with the id of an offered option until the session has ended."""
@@ -954,7 +953,6 @@ def test_a_client_that_goes_away_does_not_stop_its_turn(gated):
         assert web.session("s")["answer"]["payload"]["outcome"]["edge"] == "HALL.hurt"
 
 
-@pytest.mark.slow
 def test_many_sessions_play_at_once_and_none_sees_another(server):
     def play(number: int) -> list[str]:
         with Web(server.url) as web:
@@ -998,7 +996,6 @@ def test_turns_tell_what_was_answered(web, name):
         assert turn["narration"].items() <= answer["payload"].items()
 
 
-@pytest.mark.slow
 def test_tokens_keep_players_and_operators_apart():
     settings = Settings(play_tokens=("play",), operator_tokens=("operate",))
     with (

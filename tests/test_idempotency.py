@@ -167,7 +167,6 @@ CHANGES: dict[str, tuple[str, Any]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_the_same_key_and_request_again_hear_the_same_bytes_and_nothing_more_happens(house, change):
     envelope(house.post("/invoke", knock()))
@@ -188,7 +187,6 @@ async def _everything(store: MemoryStore) -> list[Any]:
     return [(row.session_id, row.seq, row.hash) async for row in store.walk()]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("change", ["turn", "regenerate", "first turn"])
 def test_fifty_at_once_with_one_key_are_told_once_and_hear_the_same_bytes(house, change):
     path, body = CHANGES[change]
@@ -206,7 +204,6 @@ def test_fifty_at_once_with_one_key_are_told_once_and_hear_the_same_bytes(house,
     assert house.narrator.asked == asked + 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("change", ["rewind", "fork"])
 def test_fifty_at_once_with_one_key_move_the_head_or_branch_off_once(house, change):
     envelope(house.post("/invoke", knock()))
@@ -415,7 +412,6 @@ def test_a_key_is_found_for_two_days_and_then_plays_again(house):
 # A session that a key begins without naming it.
 
 
-@pytest.mark.slow
 def test_a_key_that_begins_a_session_without_naming_it_makes_one_session(house):
     body = first(None)
     with ThreadPoolExecutor(CROWD) as pool:

@@ -366,6 +366,7 @@ def may_be_told(asked: Task, narration: Narration) -> None:
     assert constraints.breaches(whole, validator, asked.prompt, asked.offer, asked.bounds) == []
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(ANSWERS.map(written) | TEXTS, ENDINGS, st.integers(0, 400)), max_size=3), st.booleans())
 def test_any_answers_end_in_a_narration_that_may_be_told(answers, is_chinese):
     asked = task(bounds=ZH if is_chinese else BOUNDS)

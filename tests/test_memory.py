@@ -209,6 +209,7 @@ def size(messages: tuple[Message, ...]) -> int:
     return sum(roughly(message.content) for message in messages)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["zh", "en"])
 @pytest.mark.parametrize(("written", "budget_tokens"), [("", 2000), (", memory_tokens: 600", 600)])
 async def test_a_session_of_two_hundred_turns_keeps_its_prompt_bounded(start, language, written, budget_tokens):

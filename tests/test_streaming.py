@@ -298,7 +298,6 @@ def test_a_reader_of_http_1_0_gets_the_whole_in_one_piece(house):
 # Refusals and failures.
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", [SSE, NDJSON])
 @pytest.mark.parametrize(
     ("sent", "status", "error"),
