@@ -360,6 +360,7 @@ LIMITS = {
 }
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(data=st.data())
 def test_no_constraint_is_ever_broken(lantern: Machine, data: st.DataObject) -> None:

@@ -88,6 +88,7 @@ async def until(holds: Callable[[], bool]) -> None:
 # Two processes.
 
 
+@pytest.mark.slow
 async def test_of_two_processes_that_claim_a_session_one_holds_it(url, stores, is_cluster_safe):
     """Begun or not; the other sees the holder's key."""
     one, two = [await stores(url, is_cluster_safe=is_cluster_safe) for _ in range(2)]
@@ -459,6 +460,7 @@ async def test_an_entry_that_cannot_be_settled_is_refused_and_never_guessed(url,
     assert again.is_mine != (again.answered == first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["40001", "40P01", "40003"])
 async def test_a_transaction_that_the_database_wants_again_is_run_again(url, stores, is_cluster_safe, state):
     """The same entry, so nothing is narrated twice; twenty sessions that share its statement don't notice.
@@ -638,6 +640,7 @@ async def test_no_password_is_told_or_logged(caplog: pytest.LogCaptureFixture):
 # Through pgbouncer.
 
 
+@pytest.mark.slow
 @pytest.mark.peer
 async def test_many_sessions_are_played_through_a_pooler_with_few_connections(url, stores, is_cluster_safe):
     """In transaction mode each transaction may get another connection; two stores of ten share three."""
@@ -764,6 +767,7 @@ def test_the_tables_can_be_distributed_by_session_id(url):
 # What is said of damage.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("harm", "damage"),
     [
@@ -841,6 +845,7 @@ async def test_a_tombstone_keeps_the_chains_end_and_no_text(url, stores):
     assert set(row) == {"session_id", "hash", "entries", "deletion", "deleted_at"}
 
 
+@pytest.mark.slow
 async def test_a_body_of_megabytes_comes_back_equal(url, stores, is_cluster_safe):
     store = await stores(url, is_cluster_safe=is_cluster_safe)
     entry = entry_after(None, scene="裂帛👻\\\"'" * 250_000)

@@ -181,6 +181,7 @@ def _at(line: str, column: int) -> str:
     return ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -281,6 +282,7 @@ def test_reading_changes_nothing(desk: Desk):
     assert desk.rows() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["show"], ["tail"], ["regenerate"], ["delete", "--yes"], ["rewind"], ["fork"]])
 def test_a_session_that_is_not_there_is_wrong_use(desk: Desk, words: list[str]):
     first, *more = words
@@ -521,6 +523,7 @@ def test_compact_and_verify_after_it(desk: Desk):
     assert desk.ids() == {"two", "three"}
 
 
+@pytest.mark.slow
 def test_copy_goes_on_where_it_was(desk: Desk, tmp_path: Path):
     there = f"duckdb://{tmp_path / 'there.duckdb'}"
     words = ["db", "copy", f"duckdb://{desk.journal}", there]
@@ -533,6 +536,7 @@ def test_copy_goes_on_where_it_was(desk: Desk, tmp_path: Path):
     assert added == [7, 0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "target", "why"),
     [
