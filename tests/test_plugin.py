@@ -101,6 +101,26 @@ def test_what_is_known_to_fail_must_fail(folder: pytest.Pytester):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("HALL.dark", "HALL.drak", "Did you mean 'HALL.dark'?"),
+        ("machine: lamp", "machine: lmap", "there is no machine 'lmap'"),
+        ("cost: 4", "cost: 9", "dice.cost"),
+        ("oil: 5", "oil: 50", "'oil' is at most 9"),
+    ],
+)
+def test_a_fault_of_the_file_is_never_what_is_known_to_fail(
+    folder: pytest.Pytester, before: str, after: str, told: str
+):
+    write(folder, "replays/known.replay.yaml", WRONG.replace(before, after) + "xfail: it is not dark enough\n")
+
+    done = folder.runpytest_inprocess()
+
+    done.assert_outcomes(failed=1)
+    assert told in done.stdout.str()
+
+
+@pytest.mark.parametrize(
     ("text", "fault"),
     [
         (GOOD.replace("send: INIT", "sned: INIT"), "x.replay.yaml:6:5 E101 no key 'sned' here. Did you mean 'send'?"),
@@ -160,8 +180,9 @@ def test_our_own_suite_collects_no_replay_beside_its_tests(pytestconfig: pytest.
 
 
 @pytest.mark.slow
-def test_a_failed_run_is_kept_until_it_passes(folder: pytest.Pytester):
+def test_a_failed_run_is_kept_until_it_passes(folder: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
     """In the place and form of the command's; it is nobody's test."""
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
     file = write(folder, "replays/dark.replay.yaml", WRONG)
 
     shown = folder.runpytest_inprocess().stdout.str()
@@ -173,6 +194,23 @@ def test_a_failed_run_is_kept_until_it_passes(folder: pytest.Pytester):
     file.write_text(WRONG.replace("HALL.dark", "HALL.bright").replace("END_DARK", "HALL"), encoding="utf-8")
     folder.runpytest_inprocess().assert_outcomes(passed=1)
     assert not kept.exists()
+
+
+def test_the_run_is_played_again_as_it_was_played(folder: pytest.Pytester):
+    write(folder, "replays/dark.replay.yaml", WRONG)
+    assert ".replay.yaml --mode strict" in folder.runpytest_inprocess("--replay-mode", "strict").stdout.str()
+
+
+def test_a_verdict_needs_no_place_for_the_run(folder: pytest.Pytester):
+    write(folder, "replays/dark.replay.yaml", WRONG)
+    write(folder, "replays/good.replay.yaml", GOOD)
+    write(folder, ".edgewise", "a file in its place")
+
+    done = folder.runpytest_inprocess()
+
+    done.assert_outcomes(failed=1, passed=2)
+    assert "the run is not kept: " in done.stdout.str()
+    assert 'expected: "HALL.dark"' in done.stdout.str()
 
 
 # Letting replays expect what comes.

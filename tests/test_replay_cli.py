@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,11 @@ import pytest
 from command import ESCAPE, edgewise
 from den import ANEW, DEN, PROMPT, at, den
 
-from runtime.bench.player import played
+from runtime.bench.player import Came, Difference, played
+from runtime.bench.player import Result as Played
 from runtime.bench.replay import Replay
 from runtime.bench.updating import NotUpdated, updated
+from server.bench.collecting import rewrite
 
 MISS = "{choose: strike, dice: {attack: 3, wound: 2}"
 GOOD = at() + f"steps:\n  - {MISS}, expect: {{edge: MOUTH.miss}}}}\n"
@@ -101,6 +104,35 @@ def test_one_that_differs_names_what_and_why_and_is_kept_until_it_passes(project
 
 
 @pytest.mark.slow
+def test_a_run_is_played_again_by_the_line_that_is_printed_whatever_its_folder_is_called(project: Any, tmp_path: Path):
+    spaced = tmp_path / "a 灯"
+    shutil.copytree(project(bad=BAD), spaced, ignore=shutil.ignore_patterns("a 灯"))
+
+    done = replay(tmp_path, "a 灯/replays", "--mode", "strict")
+
+    (line,) = [line for line in done.stdout.splitlines() if "play it again" in line]
+    words = shlex.split(line.partition("edgewise ")[2])
+    assert words == ["replay", f"a 灯/.edgewise/failed/{kept(spaced)[0].name}", "--mode", "strict"]
+    assert replay(tmp_path, *words[1:]).returncode == 1
+
+
+def test_a_verdict_is_told_where_no_run_can_be_kept(project: Any):
+    folder = project(bad=BAD, good=GOOD)
+    (folder / ".edgewise").write_text("a file in its place", encoding="utf-8")
+
+    done = replay(folder)
+
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "2 replays: 1 failed, 1 passed")
+    assert "  the run is not kept: " in done.stdout
+
+
+def test_a_fault_of_the_file_is_never_what_is_known_to_fail(project: Any):
+    step = "  - {choose: strike, dice: {wound: 5}}\n"
+    done = replay(project(known=at() + f"xfail: '#7'\nsteps:\n{step}"))
+
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "1 replay: 1 failed")
+
+
 def test_a_known_failure_that_passes_is_bad(project: Any):
     done = replay(project(known=GOOD.replace("steps:", "xfail: '#7'\nsteps:")))
 
@@ -128,6 +160,7 @@ def test_faults_of_files_and_names_are_told_all_at_once_and_the_rest_is_played(p
     ]
 
 
+@pytest.mark.slow
 def test_as_json_it_is_one_document(project: Any):
     done = replay(project(bad=BAD, good=GOOD), "--format", "json", "-j", "1")
 
@@ -152,6 +185,7 @@ def test_many_are_played_in_several_processes_in_their_order(project: Any):
     assert (two.returncode, len(two.stdout.splitlines())) == (1, 90 + 1 + 9 + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "variables", "told"),
     [
@@ -177,6 +211,7 @@ def test_wrong_use_is_refused_and_nothing_is_written(project: Any, words: Any, v
 # Expecting what came.
 
 
+@pytest.mark.slow
 def test_update_writes_what_came_and_no_other_character(project: Any):
     other = at() + "steps:\n  - choose: deeper   # too dark\n    after: 1s\n\n  # the end\n"
     folder = project(bad="\ufeff" + BAD.replace("\n", "\r\n"), other=other, good=GOOD)
@@ -207,7 +242,8 @@ TOLD = '"石头落空了。"'
 REWRITTEN = {
     "{edge: x, state: MOUTH, next: y}": '{edge: "MOUTH.miss", state: MOUTH, next: MOUTH}',
     "{context: {hp: 9, bag: [lamp]}}": "{context: {hp: 3, bag: []}}",
-    "{error: guard_refused}": "{}",
+    "{error: guard_refused}": '{edge: "MOUTH.miss", state: MOUTH}',
+    "{epilogue: {contains: x}}": '{edge: "MOUTH.miss", state: MOUTH}',
     "{ending: END_OUT, ended: true}": "{ended: false}",
     "{options: [a], allowed: [b]}": "{options: [strike, take], allowed: [MOUTH, SAY]}",
     "{result.text: {contains: 无, pattern: x}}": f"{{result.text: {{contains: {TOLD}}}}}",
@@ -244,12 +280,57 @@ def test_each_part_of_an_expectation_is_rewritten_where_it_stands(before: str, a
             at() + "each: {seed: [a, b, c]}\nsteps: [{choose: strike, dice: {attack: 1}, expect: {context: {hp: 9}}}]",
             "its combinations differ in `context.hp` of step 1: give each a replay of its own",
         ),
+        (
+            at() + "steps:\n  - choose: take\n    expect:   # why\n      edge: x\n      ending: END_OUT",
+            "the comment `# why` would be lost",
+        ),
+        (
+            at() + "steps:\n  - choose: take\n    expect:\n      edge: x   # it's mine\n      ending: END_OUT",
+            "the comment `# it's mine` would be lost",
+        ),
+        (at() + "steps:   # \u2028\n  - {choose: take, expect: {edge: x}}", "a line of it ends with U+0085"),
         (ANEW + "stps: []", "it has faults: x.replay.yaml:3:1 E101"),
     ],
 )
 def test_what_no_expectation_can_say_is_not_updated(text: str, why: str):
     with pytest.raises(NotUpdated, match=f"^{re.escape(why)}"):
         update(text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["crash", "machine_fault"])
+def test_a_fault_is_never_written_down_as_what_is_expected(fault: str):
+    def play(replay: Replay) -> Any:
+        step = replay.steps[0]
+        came = Came(number=1, step=step, error=fault)
+        found = Difference(1, "error", None, fault, "")
+        return Played(replay=replay, verdict="failed", difference=found, came=(came,))
+
+    with pytest.raises(NotUpdated, match=f"step 1 came to {fault}, which nobody should expect"):
+        updated("x.replay.yaml", at() + "steps: [{choose: take}]", play)
+
+
+def test_each_line_ends_as_it_did(tmp_path: Path):
+    file = tmp_path / "x.replay.yaml"
+    file.write_bytes("\ufeff灯\r\nb\nc\rd\r\n\n".encode())
+
+    assert rewrite(file, lambda text: text.replace("b\nc", "B\nC"))
+    assert file.read_bytes() == "\ufeff灯\r\nB\nC\rd\r\n\n".encode()
+    assert rewrite(file, lambda text: text.replace("C\nd", "x\ny\nz"))
+    assert file.read_bytes().decode() == "\ufeff灯\r\nB\nx\ry\r\nz\r\n\n"
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
+def test_whatever_ends_its_lines_a_file_is_updated(project: Any, end: str):
+    folder = project()
+    file = folder / "replays" / "bad.replay.yaml"
+    file.parent.mkdir()
+    file.write_bytes(BAD.replace("\n", end).encode())
+
+    done = replay(folder, "--update")
+
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "updated: replays/bad.replay.yaml")
+    assert file.read_bytes().decode() == BAD.replace("MOUTH.hit", '"MOUTH.miss"').replace("\n", end)
 
 
 def test_what_can_not_be_updated_stays_and_fails(project: Any):
@@ -263,6 +344,7 @@ def test_what_can_not_be_updated_stays_and_fails(project: Any):
     assert (folder / "replays" / "den" / "bad.replay.yaml").read_text(encoding="utf-8") == text
 
 
+@pytest.mark.slow
 def test_a_replay_of_another_project_is_played_on_its_machines(project: Any, tmp_path_factory: Any):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     shutil.copytree(project(good=GOOD), elsewhere / "p")

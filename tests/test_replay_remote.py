@@ -100,7 +100,8 @@ def test_the_same_file_is_held_to_the_same_on_a_server(bench: Bench):
         told = bench.told(server)
         left = sessions(server)
 
-    assert (told["counts"], told["notes"], left) == ({"passed": 2}, [], [])
+    assert (told["counts"], told["notes"], left) == ({"passed": 2, "not wholly looked at": 2}, [], [])
+    assert told["灯[zh]"]["reason"] == "not looked at: context.truth"
 
 
 def test_a_recording_is_played_where_its_seed_rolls_its_dice(bench: Bench):
@@ -113,7 +114,28 @@ def test_a_recording_is_played_where_its_seed_rolls_its_dice(bench: Bench):
         told = bench.told(server)
 
     assert "cost" in (bench.folder / "replays/recorded.replay.yaml").read_text(encoding="utf-8")
-    assert told["counts"] == {"passed": 1}
+    assert (told["counts"].get("passed"), "skipped" in told["counts"]) == (1, False)
+
+
+KINDS = """machine: lamp
+language: en
+title: {en: The Lamp}
+initial: {event: INIT, target: HALL}
+states:
+  HALL: {options: [{key: roll, text: {en: Roll}, dice: {d: 1d6}, target: ROOM}]}
+  ROOM:
+    options: {free: 2, event: HALL, kinds: {bold: {en: bold}, careful: {en: careful}, odd: {en: odd}}}
+    on: {HALL: [{target: OUT}]}
+  OUT: {type: final, ending: {title: {en: Out}, good: true}}
+"""
+
+
+def test_a_die_that_is_fixed_asks_nothing_of_what_else_is_drawn(bench: Bench):
+    bench.write("machines/lamp.yaml", KINDS)
+    for value in range(1, 7):
+        bench.replay(f"d{value}", HEAD + f"  - {{choose: roll, dice: {{d: {value}}}}}\n")
+    with serving(runtime_of(lamp(KINDS))) as server:
+        assert bench.told(server)["counts"] == {"passed": 1, "skipped": 5}
 
 
 def test_what_a_server_can_not_be_asked_is_skipped_and_counted(bench: Bench):
@@ -146,7 +168,7 @@ def test_a_difference_is_told_with_the_session_that_shows_it(bench: Bench):
     assert "machine 'lamp' of the server is another version than this project's" in done.stdout
 
 
-def test_a_player_sees_less_and_nothing_that_is_not_seen_is_judged(bench: Bench):
+def test_a_player_sees_less_and_what_is_not_seen_is_not_judged_but_named(bench: Bench):
     bench.replay("seen", HEAD + "  - {choose: burn, expect: {context: {wicks: 1, truth: 3}}}\n")
     bench.replay("shown", HEAD + "  - {choose: burn, expect: {context: {oil: 0}}}\n")
     settings = Settings(play_tokens=("player-token",), operator_tokens=("operator-token",))
@@ -154,7 +176,9 @@ def test_a_player_sees_less_and_nothing_that_is_not_seen_is_judged(bench: Bench)
         told = bench.told(server, "--token", "player-token")
         refused = bench.run(server, "--token", "nobodys-token")
 
-    assert told["counts"] == {"passed": 1, "failed": 1}
+    assert told["counts"] == {"passed": 1, "failed": 1, "not wholly looked at": 1}
+    assert told["seen"]["not_looked_at"] == ["context.wicks", "context.truth"]
+    assert told["seen"]["reason"] == "not looked at: context.wicks, context.truth"
     assert told["shown"]["difference"]["field"] == "context.oil"
     assert refused.exit_code == 2
     assert "nobodys-token" not in refused.output
@@ -171,6 +195,31 @@ def test_words_of_a_model_are_its_own(bench: Bench):
         told = bench.told(server)
 
     assert (told["told"]["verdict"], told["ruled"]["difference"]["field"]) == ("passed", "edge")
+    assert told["told"]["not_looked_at"] == ["scene", "meta.narrator"]
+
+
+def test_what_no_model_tells_is_judged_where_a_model_tells(bench: Bench):
+    step = "  - {choose: burn, expect: {scene: {contains: 没有}, routing.next_event_type: {contains: %s}}}\n"
+    bench.replay("good", HEAD + step % "HALL")
+    bench.replay("wrong", HEAD + step % "END")
+    narrator = Scripted([{"scene": "灯影晃了晃。"}] * 9, fill=True)
+
+    with serving(runtime_of(lamp(), narrator=narrator)) as server:
+        told = bench.told(server)
+
+    assert told["counts"] == {"passed": 1, "failed": 1, "not wholly looked at": 2}
+    assert told["wrong"]["difference"]["field"] == "routing.next_event_type"
+
+
+def test_that_properties_are_not_looked_at_is_said(bench: Bench):
+    """A property reads secrets, and what no answer tells."""
+    bench.write("machines/lamp.yaml", MACHINE + 'properties: {never_burnt: {never: "wicks > 0"}}\n')
+    bench.replay("burnt", HEAD + "  - {choose: burn}\n")
+    with serving(runtime_of(lamp())) as server:
+        done = bench.run(server)
+
+    assert (done.exit_code, "(not looked at: properties)" in done.stdout) == (0, True)
+    assert "1 replay: 1 not wholly looked at, 1 passed" in done.stdout
 
 
 def test_what_is_known_to_fail_must_fail_there_too(bench: Bench):

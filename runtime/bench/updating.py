@@ -11,17 +11,27 @@ from msgspec.structs import replace
 
 from runtime.bench.course import Result
 from runtime.bench.expecting import Came, in_language, seen_of, value_at
+from runtime.bench.player import CRASH
 from runtime.bench.replay import Expect, Text, bare
 from runtime.bench.replay_file import read_replays, text_of
 from runtime.bench.written import expected_parts
 from runtime.document import Document, read
+from runtime.errors import MachineFault
 from runtime.flow_yaml import flow
 from runtime.model import Path
 
 _SCALARS = ("edge", "state", "next", "should_end", "ended", "ending")
+_FAULTS = frozenset({MachineFault.code, CRASH})
+"""The errors that are nobody's refusal, but a fault of the machine or of Edgewise."""
 _BRACKETS = {"{": "}", "[": "]"}
 _STRING = re.compile(r""""(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|(?<!\S)#[^\n]*""", re.DOTALL)
 """What brackets stand in without being any: a quoted text, a comment."""
+
+
+_COMMENT = re.compile(r"""(?<![^\s\[{,:])(?:"(?:[^"\\]|\\.)*"|'(?:[^']|'')*')|(?P<comment>(?<!\S)#[^\n]*)""", re.DOTALL)
+"""A quoted text, where one may begin, or a comment."""
+_STRANGE_END = re.compile("[\x85\u2028\u2029]")
+"""What YAML takes for the end of a line, and editors don't."""
 
 
 class NotUpdated(Exception):
@@ -60,13 +70,16 @@ def _mend(result: Result, text: str) -> tuple[int, Expect]:
     if number < 0:
         raise NotUpdated("it differs in a step of the replay that it reproduces: update that one")
     came = result.came[found.step - 1]
+    if came.error in _FAULTS:
+        raise NotUpdated(f"step {number + 1} came to {came.error}, which nobody should expect")
     return number, expect_of(came, came.session.constraints.language if came.session else "")
 
 
 def expect_of(came: Came, language: str) -> Expect:
     """What a step expects once it expects what came: of the same fields; of a refusal that was not expected, its code.
 
-    A text that held stays as it is; one that didn't becomes what was told.
+    A text that held stays as it is; one that didn't becomes what was told. Where nothing of that came,
+    or no refusal where one was expected, it expects the edge and the state.
     """
     asked = came.step.expect
     if came.error is not None and asked.error != came.error:
@@ -74,7 +87,7 @@ def expect_of(came: Came, language: str) -> Expect:
     seen = seen_of(came)
     told = came.answer["payload"] if came.answer is not None else came.refusal or {}
     meta, context = told.get("meta") or {}, seen.get("context", {})
-    return Expect(
+    expect = Expect(
         **{name: None if getattr(asked, name) is None else seen.get(name) for name in _SCALARS},
         error=came.error,
         context={name: context.get(name, value) for name, value in asked.context.items()},
@@ -83,6 +96,9 @@ def expect_of(came: Came, language: str) -> Expect:
         texts=dict(_texts(asked, told, language)),
         meta={name: meta.get(name) for name in asked.meta},
     )
+    if came.error is None and (asked.error is not None or expect == Expect()):
+        return replace(expect, edge=seen.get("edge"), state=seen.get("state"))
+    return expect
 
 
 def _texts(asked: Expect, told: Mapping[str, Any], language: str) -> Iterator[tuple[str, Text]]:
@@ -114,6 +130,8 @@ def _said(words: str | Mapping[str, str], got: str, language: str) -> str | dict
 
 def _rewritten(file: str, text: str, number: int, expect: Expect, source: Callable[[str], str]) -> str:
     """The text with one expectation changed, as little of it as will do. Raises NotUpdated."""
+    if _STRANGE_END.search(text):
+        raise NotUpdated("a line of it ends with U+0085, U+2028 or U+2029: end it as the others do")
     document = read(file, text, may_be_null=lambda _: True)
     step = ("steps", number)
     parts = _as_written(document.value["steps"][number].get("expect", {}), expect)
@@ -160,8 +178,16 @@ def _value_by_value(document: Document, text: str, step: Path, parts: Parts) -> 
             return None
         spans.append((*span, flow(value)))
     for start, end, value in sorted(spans, reverse=True):
-        text = text[:start] + value + text[end:]
+        text = _put(text, start, end, value)
     return text
+
+
+def _put(text: str, start: int, end: int, value: str) -> str:
+    """The text with a part of it written anew. Raises NotUpdated where a comment stands in that."""
+    found = next((each["comment"] for each in _COMMENT.finditer(text, start, end) if each["comment"]), None)
+    if found is not None:
+        raise NotUpdated(f"the comment `{found}` would be lost: move it out of `expect`, or write that anew by hand")
+    return text[:start] + value + text[end:]
 
 
 def _changes(old: Parts, new: Parts, path: Path) -> Iterator[tuple[Path, Any]]:
@@ -193,9 +219,8 @@ def _whole(document: Document, text: str, step: Path, parts: Parts) -> str | Non
     if path not in document.places.values:
         return None
     if span := _span(document, text, path):
-        return f"{text[: span[0]]}{flow(parts)}{text[span[1] :]}"
-    start, end = _block(document, text, path)
-    return f"{text[:start]} {flow(parts)}{text[end:]}"
+        return _put(text, *span, flow(parts))
+    return _put(text, *_block(document, text, path), f" {flow(parts)}")
 
 
 def _block(document: Document, text: str, path: Path) -> tuple[int, int]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Callable, Mapping
+from difflib import SequenceMatcher
 from functools import cache
 from pathlib import Path
+
+from msgspec import Struct
 
 from runtime import loader
 from runtime.bench import failed
@@ -20,6 +24,10 @@ from runtime.errors import DesignError, MachineNotFound
 from runtime.machine import Machine
 from runtime.request import nearest
 from server.tend.changing import whole_file
+from server.tend.pages import clean
+from server.typed import typed
+
+_LINE_END = re.compile("\r\n|[\r\n]")
 
 __all__ = ["NotUpdated", "keep_run", "named", "played_in_project", "replays_of", "rewrite", "told", "update"]
 
@@ -56,11 +64,11 @@ def played_in_project(replay: Replay, path: Path, mode: Mode) -> Result:
     return asyncio.run(played(replay, machine, mode=mode))
 
 
-def told(result: Result, path: Path) -> str:
+def told(result: Result, path: Path, mode: Mode) -> str:
     """What is otherwise than a file says, and how to play the run again, which is kept; '' where all is right."""
     run = failed.failed_text(result) if result.verdict == "failed" else ""
     kept = keep_run(result.replay, path, project_of(path), run)
-    return "\n".join([*failed.told(result), *([f"  play it again: edgewise replay {kept}"] if kept else [])])
+    return "\n".join([*failed.told(result), *(f"  {line}" for line in kept.lines(mode))])
 
 
 @cache
@@ -94,26 +102,58 @@ def update(path: Path, root: Path, mode: Mode) -> bool:
 def rewrite(path: Path, change: Callable[[str], str]) -> bool:
     """Change a text in its file, line ends and mark kept; whether it was. Raises UnicodeDecodeError, OSError."""
     whole = path.read_bytes().decode("utf-8")
-    text = whole.removeprefix("\ufeff").replace("\r\n", "\n")
+    text = _LINE_END.sub("\n", whole.removeprefix("\ufeff"))
     changed = change(text)
     if changed == text:
         return False
     mark = "\ufeff" if whole.startswith("\ufeff") else ""
     with whole_file(path) as out:
-        out.write((mark + (changed.replace("\n", "\r\n") if "\r\n" in whole else changed)).encode())
+        out.write((mark + _ended(changed, text, _LINE_END.findall(whole))).encode())
     return True
 
 
-def keep_run(replay: Replay, file: Path, project: Path, run: str) -> str:
-    """Keep the text of a failed run of a file's replay in the project, and where; without one, '' and no longer."""
+def _ended(changed: str, text: str, ends: list[str]) -> str:
+    """A text whose lines end as they ended before it was changed; new ones as those that they replace, or the first."""
+    before, after = text.split("\n"), changed.split("\n")
+    new = [ends[0] if ends else "\n"] * len(after)
+    for _, start, end, new_start, new_end in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        for old, at in zip(range(start, min(end, len(ends))), range(new_start, new_end), strict=False):
+            new[at] = ends[old]
+    return "".join(f"{line}{end}" for line, end in zip(after[:-1], new, strict=False)) + after[-1]
+
+
+class Kept(Struct, frozen=True):
+    """Where a failed run is kept, '' for none; `why` says what kept it from being written."""
+
+    file: str = ""
+    why: str = ""
+
+    def lines(self, mode: Mode) -> tuple[str, ...]:
+        """How to play it again as it was played, or why it isn't there."""
+        if self.why:
+            return (f"the run is not kept: {clean(self.why)}",)
+        more = () if mode == "structure" else ("--mode", mode)
+        return (f"play it again: {clean(typed('replay', self.file, *more))}",) if self.file else ()
+
+
+def keep_run(replay: Replay, file: Path, project: Path, run: str) -> Kept:
+    """Keep the text of a failed run of a file's replay in the project; without one, the run of before no longer."""
     folder = project / failed.FOLDER
     if file.resolve().is_relative_to(folder.resolve()):
-        return str(file) if run else ""
+        return Kept(str(file) if run else "")
     kept = folder / failed.failed_name(named(file, project) + replay.id.removeprefix(replay.file))
-    if not run:
-        kept.unlink(missing_ok=True)
-        return ""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder.parent / ".gitignore").write_text("*\n", encoding="utf-8")
+    try:
+        if run:
+            _keep(kept, run)
+        elif kept.exists():
+            kept.unlink(missing_ok=True)
+    except OSError as error:
+        return Kept(why=str(error))
+    return Kept(os.path.relpath(kept) if run else "")
+
+
+def _keep(kept: Path, run: str) -> None:
+    """Write a run, and let no version control see it. Raises OSError."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    (kept.parents[1] / ".gitignore").write_text("*\n", encoding="utf-8")
     kept.write_text(run, encoding="utf-8", newline="\n")
-    return os.path.relpath(kept)

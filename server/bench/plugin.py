@@ -73,6 +73,10 @@ class ReplayFailed(Exception):
     """A replay went otherwise than its file says: where, how and why."""
 
 
+class ReplayFaulty(Exception):
+    """A replay that can't be played, or updated, as its file stands: never what is known to fail."""
+
+
 class ReplayItem(pytest.Item):
     """A replay as a test."""
 
@@ -80,35 +84,37 @@ class ReplayItem(pytest.Item):
         super().__init__(**more)
         self.replay = replay
         if replay.xfail is not None:
-            self.add_marker(pytest.mark.xfail(reason=replay.xfail, strict=True))
+            self.add_marker(pytest.mark.xfail(reason=replay.xfail, raises=ReplayFailed, strict=True))
 
     def runtest(self) -> None:
-        """Play it. Raises ReplayFailed."""
+        """Play it. Raises ReplayFailed, ReplayFaulty, EdgewiseError."""
         from server.bench.collecting import played_in_project, told  # noqa: PLC0415 - see the module
 
-        result = played_in_project(self.replay, self.path, self.config.getoption(MODE))
+        mode = self.config.getoption(MODE)
+        result = played_in_project(self.replay, self.path, mode)
         if result.verdict == "skipped":
             pytest.skip(result.reason)
         if result.verdict == "failed" and self.config.getoption(UPDATE):
             self._update()
-        elif why := told(result, self.path):
-            raise ReplayFailed(why)
+        elif why := told(result, self.path, mode):
+            is_known = result.verdict == "xfailed" or self.replay.xfail is None
+            raise (ReplayFailed if is_known else ReplayFaulty)(why)
 
     def _update(self) -> None:
-        """Write what came into the file. Raises ReplayFailed where that can't be."""
+        """Write what came into the file. Raises ReplayFaulty where that can't be."""
         from server.bench.collecting import NotUpdated, update  # noqa: PLC0415 - see the module
 
         try:
             if update(self.path, self.config.rootpath, self.config.getoption(MODE)):
                 self.config.stash.setdefault(_UPDATED, []).append(self.path.name)
         except NotUpdated as why:
-            raise ReplayFailed(f"{self.path.name} is not updated: {why}") from None
+            raise ReplayFaulty(f"{self.path.name} is not updated: {why}") from None
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The first difference and why the machine went so, without a traceback; a fault of ours with one."""
         from runtime.errors import EdgewiseError  # noqa: PLC0415 - see the module
 
-        if isinstance(excinfo.value, ReplayFailed | EdgewiseError):
+        if isinstance(excinfo.value, ReplayFailed | ReplayFaulty | EdgewiseError):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 

@@ -28,6 +28,7 @@ from runtime.narrators.offline import Offline
 from runtime.stores.memory import MemoryStore
 from runtime.turn import Runtime
 from server.bench import again
+from server.bench.gathering import REPLAYS
 from server.bench.keys import refuse_keys, write
 from server.options import settings_of
 from server.owner import Owner, Told, owner_of
@@ -41,8 +42,6 @@ from server.typed import typed
 _MENDED = (
     "The prompt that was sent is not here: a text before it was mended, and this replay tells that part otherwise."
 )
-REPLAYS = "replays"
-"""The project's folder of replays, one folder in it for each machine."""
 
 
 class Recording(Struct, frozen=True):

@@ -1,14 +1,15 @@
 """Replays played against a server elsewhere, by the requests that any client sends: `edgewise replay --url`.
 
 A server rolls its own dice, tells in its own words and begins every session anew. What needs more
-than that is skipped and says why; everything else is held to what its file expects.
+than that is skipped and says why; everything else is held to what its file expects, and what of it
+can't be seen from outside is named.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from msgspec.structs import replace
 from runtime.bench.course import Course, Result, Sent
 from runtime.bench.expecting import Came
 from runtime.bench.player import played_by_rules
-from runtime.bench.replay import Expect, Replay
+from runtime.bench.replay import Expect, Replay, ReplayStep
 from runtime.machine import Machine
 from runtime.session import Constraints, Invoke, Offer, Routing, Session
 from server.owner import Owner
@@ -26,6 +27,14 @@ from server.tend.reading import path_of
 LONGEST_WAIT_S = 60
 """Seconds that a server may ask a client to wait, before that counts as its answer."""
 _TRIES = 5
+_OF_THE_MACHINE = frozenset({"ending", "status", "outcome", "routing"})
+"""The parts of an answer that no model tells."""
+
+
+class Shown(Result, frozen=True, kw_only=True):
+    """What came of a replay as far as a server shows it; `not_looked_at` is what it doesn't show."""
+
+    not_looked_at: tuple[str, ...] = ()
 
 
 async def played_at(owner: Owner, replay: Replay, machine: Machine) -> Result:
@@ -43,10 +52,18 @@ async def played_at(owner: Owner, replay: Replay, machine: Machine) -> Result:
         if not course.goes_on(await server.taken(course.sent(step))):
             break
     result = course.result()
-    if result.verdict == "failed":
-        return replace(result, reason=f"session {server.session_id} at {owner.where}")
-    await server.forget()
-    return result
+    if result.verdict != "failed":
+        await server.forget()
+    return _shown(result, owner, server)
+
+
+def _shown(result: Result, owner: Owner, server: _Elsewhere) -> Shown:
+    """The result with where it is to be seen, and what wasn't."""
+    unseen = (*server.unseen, *(["properties"] if server.has_properties else []))
+    where = f"session {server.session_id} at {owner.where}" if result.verdict == "failed" else result.reason
+    reasons = [where, f"not looked at: {', '.join(unseen)}" if unseen else ""]
+    parts = {name: getattr(result, name) for name in Result.__struct_fields__}
+    return Shown(**{**parts, "reason": "; ".join(filter(None, reasons))}, not_looked_at=unseen)
 
 
 def why_not(replay: Replay, machine: Machine) -> str:
@@ -65,8 +82,13 @@ def _rolls_so(replay: Replay, machine: Machine) -> bool:
     free = tuple(replace(step, dice={}, expect=Expect(error=step.expect.error)) for step in replay.steps)
     came = played_by_rules(replace(replay, steps=free, xfail=None), machine).came
     return len(came) == len(free) and all(
-        _rolled(each) == dict(step.dice) for each, step in zip(came, replay.steps, strict=True)
+        _is_rolled(step, _rolled(each)) for each, step in zip(came, replay.steps, strict=True)
     )
+
+
+def _is_rolled(step: ReplayStep, rolled: Mapping[str, Any]) -> bool:
+    """Whether the dice that a step fixes showed that; what it leaves open may fall as it will."""
+    return all(name in rolled and rolled[name] == value for name, value in step.dice.items())
 
 
 def _rolled(came: Came) -> dict[str, Any]:
@@ -86,6 +108,14 @@ class _Elsewhere:
         self._machine = machine
         self.session_id = session_id
         self._session: Session | None = None
+        self._is_whole = False
+        self._unseen: dict[str, None] = {}
+        self.has_properties = bool(machine.definition.properties)
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """What was expected, and can't be judged by what the server shows."""
+        return tuple(self._unseen)
 
     async def taken(self, sent: Sent) -> Came:
         """Take a step, as often as it says."""
@@ -119,18 +149,44 @@ class _Elsewhere:
         if envelope["code"]:
             refusal = {"message": envelope["message"], **envelope["data"]}
             error = refusal["error"]
-            return Came(number=sent.number, step=sent.step, error=error, session=self._session, refusal=refusal)
+            step = self._seen(sent.step, self._session)
+            return Came(number=sent.number, step=step, error=error, session=self._session, refusal=refusal)
         answer = envelope["data"]
         self._session = await self._standing(answer)
+        step = self._seen(sent.step, self._session)
         if answer["payload"]["meta"]["ai_generated"]:
-            # Its own model told it: no recording knows these words.
-            sent = replace(sent, step=replace(sent.step, expect=replace(sent.step.expect, texts={}, meta={})))
-        return Came(number=sent.number, step=sent.step, answer=answer, session=self._session)
+            step = self._without_prose(step)
+        return Came(number=sent.number, step=step, answer=answer, session=self._session)
+
+    def _seen(self, step: ReplayStep, session: Session | None) -> ReplayStep:
+        """The step without what it expects of variables that the server keeps to itself, which is noted."""
+        known, told = {} if session is None else session.context, self._told()
+        return self._less(step, context={name for name in step.expect.context if name not in {*known, *told}})
+
+    def _told(self) -> set[str]:
+        """The variables that the server tells of this session if it has them at all."""
+        variables = self._machine.definition.context.items()
+        return {name for name, each in variables if each.show or (self._is_whole and not each.secret)}
+
+    def _without_prose(self, step: ReplayStep) -> ReplayStep:
+        """The step without what it expects of a model's words: the server's own told it, which no file knows."""
+        texts = {path for path in step.expect.texts if path.partition(".")[0] not in _OF_THE_MACHINE}
+        return self._less(step, texts=texts, meta=set(step.expect.meta))
+
+    def _less(self, step: ReplayStep, **unseen: Collection[str]) -> ReplayStep:
+        """The step without some of its expectations, which are noted."""
+        kept: dict[str, Any] = {}
+        for part, names in unseen.items():
+            expected = getattr(step.expect, part)
+            self._unseen |= {name if part == "texts" else f"{part}.{name}": None for name in expected if name in names}
+            kept[part] = {name: value for name, value in expected.items() if name not in names}
+        return replace(step, expect=replace(step.expect, **kept))
 
     async def _standing(self, answer: Mapping[str, Any]) -> Session:
         """The session as the server tells it: variables that it doesn't tell are not there."""
         told, payload = answer["session"], answer["payload"]
         context = (await self._shown() or {}).get("context")
+        self._is_whole = context is not None
         if context is None:
             context = {name: shown["value"] for name, shown in payload["status"].items()}
         return Session(

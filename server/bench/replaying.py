@@ -28,15 +28,14 @@ from runtime.bench.updating import NotUpdated, updated
 from runtime.errors import DesignError, Refusal
 from runtime.machine import Machine
 from server.bench.collecting import keep_run, machine_of, project_of, replays_of, rewrite
-from server.bench.remote import played_at
+from server.bench.gathering import REPLAYS
+from server.bench.remote import Shown, played_at
 from server.build import narrator_of
 from server.options import settings_of
 from server.owner import Told, owner_of
 from server.tend.pages import clean
 from server.tend.working import ended, told_as_json
 
-REPLAYS = "replays"
-"""The project's folder of replays."""
 FAULTY = "faulty"
 """The verdict of what could not be played: its file, or its machine, has faults."""
 BAD = frozenset({"failed", "xpassed", FAULTY})
@@ -61,7 +60,10 @@ class Item(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """What is said of one replay; `lines` tell why it is bad, `run` is the text that is kept of it."""
+    """What is said of one replay; `lines` tell why it is bad, `run` is the text that is kept of it.
+
+    `again` says how to play that again; `not_looked_at` is what it expects and nobody could judge.
+    """
 
     id: str
     verdict: str
@@ -70,6 +72,8 @@ class Report(Struct, frozen=True, kw_only=True):
     lines: tuple[str, ...] = ()
     run: str = ""
     failed_run: str = ""
+    again: tuple[str, ...] = ()
+    not_looked_at: tuple[str, ...] = ()
 
 
 def replay(options: dict[str, Any]) -> int:
@@ -182,6 +186,7 @@ def _told(result: Result, mode: Mode) -> Report:
         id=result.replay.id,
         verdict=result.verdict,
         reason=result.reason,
+        not_looked_at=result.not_looked_at if isinstance(result, Shown) else (),
         difference=None if found is None else msgspec.to_builtins(found),
         lines=(*anew, *(failed.told(result) if is_bad else ())),
         run=failed.failed_text(result) if is_bad else "",
@@ -228,7 +233,8 @@ def _told_anew(items: Sequence[Item], options: dict[str, Any]) -> list[Report]:
 
 def _kept(report: Report, item: Item) -> Report:
     """The report with where its run is kept; what failed before and passes now is kept no longer."""
-    return replace(report, failed_run=keep_run(item.replay, Path(item.replay.file), item.project, report.run))
+    kept = keep_run(item.replay, Path(item.replay.file), item.project, report.run)
+    return replace(report, failed_run=kept.file, again=kept.lines(item.mode))
 
 
 # Making files expect what came.
@@ -269,8 +275,11 @@ def _result(each: Replay, project: Path, mode: Mode) -> Result:
 
 def _show(reports: Sequence[Report], notes: Sequence[str], form: str) -> None:
     counts = Counter(report.verdict for report in reports)
+    if unseen := sum(bool(report.not_looked_at) for report in reports):
+        counts["not wholly looked at"] = unseen
     if form == "json":
-        listed = [{name: getattr(each, name) for name in each.__struct_fields__ if name != "run"} for each in reports]
+        names = [name for name in Report.__struct_fields__ if name not in ("run", "again")]
+        listed = [{name: getattr(each, name) for name in names} for each in reports]
         told_as_json({"replays": msgspec.to_builtins(listed), "counts": dict(counts), "notes": list(notes)})
         return
     for note in notes:
@@ -287,5 +296,4 @@ def _lines(report: Report) -> Iterator[str]:
     verdict = click.style(f"{report.verdict:<7}", fg=_COLOURS.get(report.verdict, "red"))
     yield f"{verdict} {clean(report.id)}{reason}"
     yield from (f"  {clean(line)}" for line in report.lines)
-    if report.failed_run:
-        yield f"  play it again: edgewise replay {clean(report.failed_run)}"
+    yield from (f"  {line}" for line in report.again)
