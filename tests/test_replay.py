@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from conftest import SCALE
 from den import ANEW, DEN, PROMPT, at, both, den, differs, played_once, replays, ruled_once
+from msgspec import structs
 from served import ROOT, SHIPPED, shipped
 
 from runtime import loader
-from runtime.bench.expecting import seen_of
+from runtime.bench.expecting import is_found, seen_of
 from runtime.bench.failed import failed_name, failed_run, failed_text
 from runtime.bench.player import Result, played, played_by_rules
 from runtime.bench.replay import Chosen, Expect, Given, Replay, ReplayStep, bare
@@ -318,9 +319,35 @@ def test_an_option_is_found_by_its_text(text: str, verdict: str):
 def test_a_text_that_two_options_have_is_none():
     machine = den(("拾起提灯", "拾起石头"))
 
-    assert differs(played_once(one("choose: {text: 石头}"), machine)) == (1, "error", None, "option_not_offered")
+    both_named = (1, "choose", None, "matches 挥石头 and 拾起石头: write more of it, or the option's key")
+    assert differs(played_once(one("choose: {text: 石头}"), machine)) == both_named
+    refused = one("choose: {text: 石头}, expect: {error: option_not_offered}")
+    assert differs(played_once(refused, machine)) == both_named
     assert ruled_once(one("choose: {text: 石头}"), machine).verdict == "skipped"
     assert both(one("choose: {text: 拾起石头}, expect: {edge: MOUTH.take}"), machine).verdict == "passed"
+
+
+def test_a_variable_that_is_not_there_is_not_as_expected():
+    text = ANEW + "steps: [{send: SAY, with: {text: a}, expect: {error: session_not_found, context: {hp: 5}}}]"
+
+    assert differs(both(text)) == (1, "context.hp", 5, None)
+
+
+@pytest.mark.parametrize(
+    ("expected", "got"), [("attempts: false", 1), ("ai_generated: 0", False), ("usage: {prompt_tokens: false}", ...)]
+)
+def test_false_is_no_zero_in_meta(expected: str, got: Any):
+    found = differs(played_once(one(f"{MISS}, expect: {{meta: {{{expected}}}}}")))
+
+    assert found[1] == f"meta.{expected.partition(':')[0]}"
+    assert got in (..., found[3])
+
+
+def test_no_pattern_hangs_a_test():
+    slow = "(a*)*b" * 3
+
+    assert not is_found(f"^{slow}$", "a" * 5_000)
+    assert is_found("(亮|灭)了。$", "灯🏮亮了。")
 
 
 # Known failures, properties.
@@ -448,6 +475,20 @@ def test_a_result_is_spelled_out_in_a_line():
 # What is kept of a failure.
 
 
+def test_a_failed_rerun_is_kept_with_what_the_model_answered():
+    """Played again without a model, it goes the same way."""
+    recorded = f"{MISS}, narrate: {{mood: tense}}, expect: {{scene: 无, context: {{mood: tense, hp: 4}}}}"
+
+    def again(text: str, answer: Any) -> None:
+        result = played_once(text, narrator=Scripted([answer], fill=True), mode="rerun")
+        (kept,), faults = read_replays("y.replay.yaml", failed_text(result))
+        assert faults == []
+        assert differs(asyncio.run(played(kept, den()))) == differs(result)
+
+    again(one(recorded), whole)
+    again(one(recorded.replace("hp: 4", "hp: 3")), {})
+
+
 def test_a_failed_run_plays_the_same_again_whatever_its_seed():
     text = at() + (
         "steps:\n  - {choose: strike}\n  - {choose: strike, narrate: {mood: tense}, expect: {edge: MOUTH.none}}\n"
@@ -476,6 +517,19 @@ def test_a_failed_runs_file_has_a_name_of_its_own():
     assert len(set(names)) == 3
     assert all(len(name.encode()) < 255 and "/" not in name and "[" not in name for name in names)
     assert names[0].startswith("replays-灯-a-x-zh-")
+    assert len(failed_name("灯" * 300).encode()) < 255
+    assert failed_name("\udce9.replay.yaml::x").endswith(".replay.yaml")
+
+
+def test_what_differs_in_control_characters_is_kept_all_the_same():
+    result = played_once(one(MISS + ", expect: {edge: MOUTH.hit}"))
+    assert result.difference is not None
+    strange = structs.replace(result.difference, why="a\x00\x1b[2J\ud800灯")
+
+    text = failed_text(structs.replace(result, difference=strange))
+
+    assert "灯" in text.encode().decode()
+    assert read_replays("y.replay.yaml", text)[1] == []
 
 
 # The rules alone say the same.

@@ -54,6 +54,12 @@ def test_a_file_is_one_test_or_one_for_each_combination():
     ]  # fmt: skip
 
 
+def test_combinations_that_read_the_same_are_told_apart():
+    many = replays(ANEW + "each: {language: [zh, zh-b], seed: [b-a, a]}\nsteps: [{}]")
+
+    assert [each.id.partition("::")[2] for each in many] == ["t[zh-b-a]", "t[zh-a]", "t[zh-b-b-a]", "t[zh-b-a#2]"]
+
+
 def test_every_key_of_a_step_is_read():
     (replay,) = replays(
         at()
@@ -140,14 +146,51 @@ def test_the_players_clock_is_told_in_the_unit_that_suits(written_so: str, ms: i
             ],
         ),
         (
-            "replay: t\ngiven: {machine: den, player_count: 2.0, hard_limit_seconds: 3.0}\nsteps:\n"
-            "  - {choose: 1.0, dice: {d: 2.0}}\n  - {send: X, times: 2.0, key: k}",
+            ("replay: t\ngiven: {machine: den, player_count: 2.0}\nsteps:\n  - {choose: 1.0, dice: {d: 2.0}}\n"
+            "  - {send: X, times: 2.0, key: k}"),
             [
                 "2:37 'player_count' is a whole number",
                 "4:14 'choose' is a text or a whole number or a map (key: value)",
                 "4:29 'd' is true or false or a whole number or a text or a list",
                 "5:22 'times' is a whole number",
             ],
+        ),
+        (
+            ("replay: t\ngiven: {machine: den, seed: a b, player_count: 9223372036854775808}\nsteps:\n"
+            f"  - {{key: 灯}}\n  - {{send: X, key: {'k' * 256}}}"),
+            [
+                "2:29 'seed' is no seed: write 1 to 128 of A-Z, a-z, 0-9 and _ . : -",
+                "2:48 'player_count' is too large: at most 9223372036854775807",
+                "4:11 'key' is no key: write 1 to 255 printable characters of ASCII, such as k1",
+                "5:20 'key' is no key: write 1 to 255 printable characters of ASCII, such as k1",
+            ],
+        ),
+        (
+            ANEW + f"steps:\n  - {{after: {'9' * 400}h}}\n  - {{send: X, after: 1000.001h}}\n"
+            "  - {send: X, after: 1000h, with: {selected_option_id: 2}}",
+            [
+                "4:13 'after' is too long: at most 1000h",
+                "5:22 'after' is too long: at most 1000h",
+                "6:56 an option is chosen beside the payload: write choose: 2",
+            ],
+        ),
+        (
+            ANEW + 'steps: [{expect: {scene: "", a: {contains: ""}, b: {pattern: ""}, c: {zh: "", en: x}}}]',
+            [
+                "3:26 nothing is asked of 'scene'. Write {contains: …} or {pattern: …}",
+                "3:44 an empty text asks nothing. Write {contains: …} or {pattern: …}",
+                "3:62 an empty text asks nothing. Write {contains: …} or {pattern: …}",
+                "3:75 an empty text asks nothing. Write {contains: …} or {pattern: …}",
+            ],
+        ),
+        (
+            ANEW + "steps: [{expect: {scene: {pattern: (?=a)}}}]",
+            ["3:36 '(?=a)' is no regular expression of RE2: invalid perl operator: (?="],
+        ),
+        (
+            ANEW + f"each:\n  seed: {[f's{number}' for number in range(40)]}\n"
+            f"  player_count: {[*range(1, 31)]}\nsteps: [{{}}]",
+            ["4:3 1,200 combinations; 1,000 are allowed. Leave some out, or write several files"],
         ),
         (ANEW + "steps: [{narrate: null}]", ["3:10 'narrate' has no value. Give it one, or delete the line"]),
         (ANEW + "steps: [{}, {}]", ["3:13 a step chooses or sends. Add choose: OPTION, or send: EVENT"]),
@@ -164,7 +207,7 @@ def test_the_players_clock_is_told_in_the_unit_that_suits(written_so: str, ms: i
             ANEW + 'steps: [{expect: {scene: {containz: x}, end: {pattern: "("}, a.b: {zh: {en: x}}, c: {}}}]',
             [
                 "3:27 no key 'containz' here. Did you mean 'contains'?",
-                "3:56 '(' is no regular expression: missing ), unterminated subpattern at position 0",
+                "3:56 '(' is no regular expression of RE2: missing ): (",
                 "3:72 'zh' is a text",
                 "3:85 nothing is asked of 'c'. Write {contains: …} or {pattern: …}",
             ],
@@ -212,7 +255,7 @@ steps:
   - {choose: strik, dice: {attak: 2}, expect: {edge: MOUTH.hitt, next: GOO, options: [strike, odt], stat: x}}
   - {choose: {kind: boldd}, expect: {allowed: [SAYY], ending: MOUTH, result.txt: y, meta: {narator: x}}}
   - {send: sayy, expect: {context: {warmth: 1}, scene: a, status.hp.text: b, ending.title: c, ai_state.tone: d}}
-  - {send: NOTHING, choose: nothing, dice: {none: 1}, expect: {error: event_not_alowed, why: x}}
+  - {send: NOTHING, choose: 9, dice: {none: 1}, expect: {error: event_not_alowed, why: x}}
 """
     )
 
@@ -238,7 +281,24 @@ steps:
         f"5:70 no text 'result.txt' {NO_TEXT}. Did you mean 'result.text'?",
         "5:92 no part of meta 'narator' in the machine. Did you mean 'narrator'?",
         "6:6 no event 'sayy' in the machine. Did you mean 'SAY'?",
-        "7:64 no error 'event_not_alowed' in the machine. Did you mean 'event_not_allowed'?",
+        "7:58 no error 'event_not_alowed' in the machine. Did you mean 'event_not_allowed'?",
+    ]
+
+
+def test_what_a_step_chooses_is_the_machines_even_where_it_is_to_be_refused():
+    (replay,) = replays(
+        at(context=f"{{hp: {2**63}, warmth: {-(2**63) - 1}}}")
+        + "steps:\n  - {choose: deepr, expect: {error: option_not_offered}}\n"
+        + f"  - {{choose: {{kind: boldd}}, expect: {{error: option_not_offered, context: {{hp: {2**64}}}}}}}\n"
+        + "  - {choose: 9, expect: {error: option_not_offered}}\n"
+    )
+
+    assert [f"{each.line}:{each.code} {each.message}" for each in findings_against(den(), replay)] == [
+        "2:E901 'hp' does not fit in 64 bits",
+        "2:E901 'warmth' does not fit in 64 bits",
+        "4:E901 no option 'deepr' in the machine. Did you mean 'deeper'?",
+        "5:E901 no kind of option 'boldd' in the machine. Did you mean 'bold'?",
+        "5:E901 'hp' does not fit in 64 bits",
     ]
 
 
@@ -338,8 +398,8 @@ VALUES = st.one_of(SCALARS, st.lists(said(max_size=8), max_size=3))
 ANSWERS = st.recursive(
     st.none() | SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3)
 )
-BY_LANGUAGE = st.dictionaries(st.sampled_from(["zh", "en", "pt-BR"]), said(max_size=9), min_size=1)
-SAID = said(max_size=9) | BY_LANGUAGE
+BY_LANGUAGE = st.dictionaries(st.sampled_from(["zh", "en", "pt-BR"]), WORDS, min_size=1)
+SAID = WORDS | BY_LANGUAGE
 TEXTS = st.one_of(
     SAID.map(lambda said: Text(contains=said)),
     st.builds(Text, contains=st.none() | SAID, pattern=st.just("^.*$")),
@@ -364,12 +424,12 @@ STEPS = st.builds(
     }),
     dice=st.dictionaries(NAMES, st.integers(1, 20) | st.booleans() | NAMES, max_size=2),
     narrate=st.none() | st.dictionaries(NAMES, ANSWERS, max_size=3), after_ms=st.integers(0, 10**7),
-    key=st.none() | WORDS, expect=EXPECTS, prompt=st.none() | said(max_size=60),
+    key=st.none() | st.from_regex(r"[ -~]{1,9}", fullmatch=True), expect=EXPECTS, prompt=st.none() | said(max_size=60),
 )  # fmt: skip
 REPLAYS = st.builds(
     Replay, name=WORDS, steps=st.lists(STEPS, min_size=1, max_size=3).map(tuple), xfail=st.none() | WORDS,
     given=st.builds(
-        Given, machine=NAMES, language=MAYBE, seed=st.none() | WORDS, state=MAYBE,
+        Given, machine=NAMES, language=MAYBE, seed=st.none() | NAMES, state=MAYBE,
         context=st.dictionaries(NAMES, VALUES, max_size=3), slots=st.dictionaries(NAMES, st.none() | said(max_size=9)),
         player_count=st.integers(1, 9), difficulty=st.sampled_from(["EASY", "NORMAL", "HARD"]),
         hard_limit_seconds=st.none() | st.floats(0, 1e6),

@@ -10,7 +10,7 @@ from runtime.advance import KINDS
 from runtime.bench.replay import Expect, Place, Replay, ReplayStep
 from runtime.errors import Finding, Refusal
 from runtime.machine import Machine
-from runtime.model import CONTINUE, Variable
+from runtime.model import CONTINUE, INT_MAX, INT_MIN, Variable
 from runtime.shape import did_you_mean
 
 UNKNOWN = "E901"
@@ -86,19 +86,24 @@ def _given(machine: Machine, replay: Replay) -> Said:
 
 
 def _step(machine: Machine, names: _Names, step: ReplayStep) -> Said:
+    yield from _chosen(names, step)
     if step.expect.error is None:
         yield from _sent(names, step)
     for path, message in _expected(machine, names, step.expect):
         yield f"expect.{path}", message
 
 
-def _sent(names: _Names, step: ReplayStep) -> Said:
-    """What a step asks for; a step that is to be refused may ask for anything."""
+def _chosen(names: _Names, step: ReplayStep) -> Said:
+    """The option that a step names: one of the machine's, even where it isn't offered."""
     chosen = step.choose
     if chosen is not None and chosen.key is not None:
         yield from _unknown("choose", (chosen.key,), "option", names.keys, "Options")
     if chosen is not None and chosen.kind is not None:
         yield from _unknown("choose.kind", (chosen.kind,), "kind of option", names.kinds, "Kinds")
+
+
+def _sent(names: _Names, step: ReplayStep) -> Said:
+    """What a step sends; one that is to be refused may send anything."""
     if step.send is not None and step.send.casefold() not in map(str.casefold, names.events):
         yield from _unknown("send", (step.send,), "event", names.events, "Events")
     for name in step.dice:
@@ -167,6 +172,8 @@ def _wrong(variable: Variable, value: Any) -> str:
     }.get(variable.type, isinstance(value, str))
     if not fits:
         return f"is of type {variable.type}"
+    if type(value) is int and not INT_MIN <= value <= INT_MAX:
+        return "does not fit in 64 bits"
     if variable.type in ("int", "float") and variable.min is not None and value < variable.min:
         return f"is at least {variable.min}"
     if variable.type in ("int", "float") and variable.max is not None and value > variable.max:

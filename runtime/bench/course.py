@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from runtime.bench import properties
-from runtime.bench.expecting import Came, Difference, difference, in_language, unseen
+from runtime.bench.expecting import Came, Difference, difference, in_language
 from runtime.bench.modes import Mode, drift
 from runtime.bench.replay import Chosen, Expect, Given, Replay, ReplayStep
 from runtime.bench.trial import placed
@@ -74,7 +74,6 @@ class Course:
         self._taught: dict[str, Any] = {}
         self._apart = 0
         self._ambiguous = ""
-        self._unseen: dict[str, None] = {}
         self._watch = properties.begun(machine)
 
     def begin(self, given: Session | None) -> None:
@@ -114,7 +113,6 @@ class Course:
         """Take note of what came; False once something is otherwise than expected."""
         if self._ambiguous:
             came = replace(came, broken=("choose", self._ambiguous))
-        self._unseen |= dict.fromkeys(unseen(came, came.step.expect))
         self._came.append(came)
         if not came.is_replayed:
             self._session = came.session

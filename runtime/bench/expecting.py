@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,11 +10,13 @@ from msgspec import Struct
 from runtime.bench.replay import Expect, Parts, ReplayStep, Text
 from runtime.bench.trial import Step
 from runtime.bench.why import why
+from runtime.expression import EvaluationError, Names, activation, evaluate
 from runtime.machine import Machine
 from runtime.session import Entry, Session
 
 Differing = tuple[str, Any, Any]
 """A field, what was expected of it, and what it is."""
+_MATCHES = Names({"text": "str", "pattern": "str"}).compile("text.matches(pattern)")
 
 
 class Came(Struct, frozen=True, kw_only=True):
@@ -81,7 +82,7 @@ def differing(came: Came, expect: Expect, language: str) -> Iterator[Differing]:
         yield from _text(path, text, value_at(told, path), language)
     meta = told.get("meta", {})
     for name, value in expect.meta.items():
-        if meta.get(name) != value:
+        if not _is_equal(value, meta.get(name)):
             yield f"meta.{name}", value, meta.get(name)
 
 
@@ -142,8 +143,8 @@ def _ruled(expect: Expect, seen: Parts) -> Iterator[Differing]:
         yield from _plain(expect, seen, name)
     context = seen.get("context", {})
     for name, value in expect.context.items():
-        if name in context and not _is_same(value, context[name]):
-            yield f"context.{name}", value, context[name]
+        if name not in context or not _is_same(value, context[name]):
+            yield f"context.{name}", value, context.get(name)
     for name in ("next", "should_end", "ended", "ending"):
         yield from _plain(expect, seen, name)
     if expect.allowed is not None and {*expect.allowed} != {*seen.get("allowed", ())}:
@@ -162,6 +163,15 @@ def _is_same(expected: Any, got: Any) -> bool:
     """Whether a variable has a value; a set's members in any order, a number in either spelling."""
     if isinstance(expected, list) and isinstance(got, list | tuple):
         return len(expected) == len(got) and {*map(str, expected)} == {*map(str, got)}
+    return _is_equal(expected, got)
+
+
+def _is_equal(expected: Any, got: Any) -> bool:
+    """Whether two values are the same through and through: false is not 0, and 1.0 is 1."""
+    if isinstance(expected, Mapping) and isinstance(got, Mapping):
+        return expected.keys() == got.keys() and all(_is_equal(expected[name], got[name]) for name in expected)
+    if isinstance(expected, list) and isinstance(got, list | tuple):
+        return len(expected) == len(got) and all(map(_is_equal, expected, got))
     return isinstance(expected, bool) == isinstance(got, bool) and bool(expected == got)
 
 
@@ -190,7 +200,7 @@ def _text(path: str, text: Text, got: Any, language: str) -> Iterator[Differing]
         words = in_language(asked, language)
         if words is None:
             yield path, f"a text for language {language}; there is one for {', '.join(asked)}", got
-        elif said is None or not (words in said if name == "contains" else re.search(words, said)):
+        elif said is None or not (words in said if name == "contains" else is_found(words, said)):
             yield path, {name: words}, got
 
 
@@ -199,3 +209,21 @@ def in_language(words: str | Mapping[str, str], language: str) -> str | None:
     if isinstance(words, str):
         return words
     return words.get(language, words.get(language.partition("-")[0]))
+
+
+def is_found(pattern: str, text: str) -> bool:
+    """Whether a regular expression matches somewhere in a text. Raises EvaluationError where it is none.
+
+    It is RE2's, in a time that grows with the text and no faster: no test hangs on its pattern. So it has
+    neither lookarounds nor references back, and its word characters and digits are those of ASCII.
+    """
+    return bool(evaluate(_MATCHES, activation({"text": text, "pattern": pattern})))
+
+
+def pattern_fault(pattern: str) -> str:
+    """What is wrong with a regular expression; '' where nothing is."""
+    try:
+        is_found(pattern, "")
+    except EvaluationError as error:
+        return str(error).removeprefix("invalid regular expression: ")
+    return ""

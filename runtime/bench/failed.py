@@ -10,17 +10,20 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from runtime.advance import KINDS
 from runtime.bench.course import Result
 from runtime.bench.expecting import Came, Difference
-from runtime.bench.replay import SUFFIX, Replay, ReplayStep
+from runtime.bench.modes import Mode
+from runtime.bench.recording import narrated
+from runtime.bench.replay import SUFFIX, Replay, ReplayStep, fixed_dice
 from runtime.bench.written import written
 from runtime.flow_yaml import flow
 
 FOLDER = ".edgewise/failed"
 """Where failed runs are kept in a project; nothing below it is collected as a test."""
-_NAME_CHARS = 80
+_NAME_BYTES = 200
 _HASH_CHARS = 8
+_UNWRITABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+"""What no file of YAML holds, not even in a comment."""
 _STRANGE = re.compile(r"[^\w.+=,-]+")
 
 
@@ -28,28 +31,34 @@ def failed_run(result: Result) -> Replay:
     """What was played, so that it goes the same way again: every die fixed, in a session of the same seed."""
     found = result.difference
     came = result.came[: found.step] if found is not None and found.step else result.came
-    steps = tuple(_fixed(each) for each in came) or result.replay.steps
+    steps = tuple(_fixed(each, result.mode) for each in came) or result.replay.steps
+    if result.mode == "rerun" and found is not None and found.field == "meta.fallback":
+        expect = replace(steps[-1].expect, meta={"fallback": found.expected})
+        steps = (*steps[:-1], replace(steps[-1], expect=expect))
     return replace(result.replay, steps=steps, xfail=None)
 
 
-def _fixed(came: Came) -> ReplayStep:
-    if came.turn is None:
-        return came.step
-    dice: dict[str, Any] = {die.name: die.value for die in came.turn.outcome.dice}
-    kinds = [each.kind for each in came.turn.after.offer if each.kind]
-    return replace(came.step, dice={**dice, KINDS: kinds} if kinds else dice)
+def _fixed(came: Came, mode: Mode) -> ReplayStep:
+    """The step that came, so that it comes again; of one that a model told anew, with what it answered."""
+    step = came.step
+    if came.turn is not None:
+        step = replace(step, dice=fixed_dice(came.turn.outcome.dice, came.turn.after.offer))
+    if mode == "rerun" and came.entry is not None and came.prompt is not None:
+        step = replace(step, narrate=narrated(came.entry))
+    return step
 
 
 def failed_text(result: Result) -> str:
     """The file of a failed run: what differed stands above it."""
-    return written(failed_run(result), "\n".join((f"Failed: {result.replay.id}", *told(result))))
+    comment = "\n".join((f"Failed: {result.replay.id}", *told(result)))
+    return written(failed_run(result), _UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", comment))
 
 
 def failed_name(replay_id: str) -> str:
     """A file's name for a test's id, which no other id has and every file system takes."""
     named = unicodedata.normalize("NFC", replay_id.replace(SUFFIX, ""))
-    plain = _STRANGE.sub("-", named).strip("-.")[-_NAME_CHARS:]
-    return f"{plain}-{sha256(replay_id.encode()).hexdigest()[:_HASH_CHARS]}{SUFFIX}"
+    plain = _STRANGE.sub("-", named).strip("-.").encode()[-_NAME_BYTES:].decode(errors="ignore")
+    return f"{plain}-{sha256(replay_id.encode(errors='surrogatepass')).hexdigest()[:_HASH_CHARS]}{SUFFIX}"
 
 
 def told(result: Result) -> Iterator[str]:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from runtime.advance import arrived, route
 from runtime.bench.modes import prompt_text
-from runtime.bench.replay import Chosen, Expect, Given, Replay, ReplayStep
+from runtime.bench.replay import Chosen, Expect, Given, Replay, ReplayStep, fixed_dice
 from runtime.bench.written import step_text, written
 from runtime.errors import MachineChanged, Refusal
 from runtime.export import Survey, entries_of
@@ -215,7 +215,7 @@ def step_of(turn: Turn, prompt: str | None = None) -> ReplayStep:
         send=None if is_chosen else entry.outcome.event,
         with_={name: value for name, value in entry.request.get("payload", {}).items() if value is not None},
         constraints=_changed_constraints(before, left),
-        dice=_dice(entry, left),
+        dice=fixed_dice(entry.outcome.dice, left.offer),
         narrate=narrated(entry) or None,
         after_ms=left.elapsed_ms - (before.elapsed_ms if before else 0),
         expect=_expected(before, entry, left),
@@ -230,13 +230,6 @@ def _changed_constraints(before: Session | None, left: Session) -> Parts:
     old, new = before.constraints, left.constraints
     names = (name for name in Constraints.__struct_fields__ if getattr(old, name) != getattr(new, name))
     return {name: getattr(new, name) for name in names}
-
-
-def _dice(entry: Entry, left: Session) -> Parts:
-    """Every die of the turn, secret ones too, and the kinds that were drawn for the next choice."""
-    dice: Parts = {die.name: die.value for die in entry.outcome.dice}
-    kinds = [each.kind for each in left.offer if each.kind]
-    return {**dice, "kinds": kinds} if kinds else dice
 
 
 def narrated(entry: Entry) -> Parts:

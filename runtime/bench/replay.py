@@ -6,16 +6,22 @@ One form is the recording, the regression test, the bug report and the cassette.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypedDict
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from runtime.advance import KINDS
+from runtime.model import INT_MAX
+from runtime.session import Offer, Rolled
+
 Parts = Mapping[str, Any]
 Place = tuple[str, int, int]
 """A file, and a line and a column in it, from 1."""
 SUFFIX = ".replay.yaml"
+SEED_PATTERN = r"^[A-Za-z0-9_.:-]{1,128}$"
+"""A run seed, as a server takes it."""
 
 
 class Limits(TypedDict, total=False):
@@ -35,12 +41,12 @@ class Given(Struct, frozen=True, kw_only=True):
 
     machine: str
     language: str | None = None
-    seed: str | None = None
+    seed: Annotated[str, Meta(pattern=SEED_PATTERN)] | None = None
     state: str | None = None
     context: Parts = {}
     slots: Mapping[str, str | None] = {}
     constraints: Limits = {}
-    player_count: Annotated[int, Meta(ge=1)] = 1
+    player_count: Annotated[int, Meta(ge=1, le=INT_MAX)] = 1
     difficulty: Literal["EASY", "NORMAL", "HARD"] = "NORMAL"
     hard_limit_seconds: Annotated[float, Meta(ge=0)] | None = None
 
@@ -134,3 +140,9 @@ def bare(replay: Replay) -> Replay:
     """The replay without where it stands in which file: what two files have in common that say the same."""
     steps = tuple(replace(step, line=0, places={}) for step in replay.steps)
     return replace(replay, steps=steps, file="", id="", places={})
+
+
+def fixed_dice(dice: Iterable[Rolled], offer: Iterable[Offer]) -> dict[str, Any]:
+    """A turn's `dice` as a step fixes them: each die, secret ones too, and the kinds drawn for the next choice."""
+    kinds = [each.kind for each in offer if each.kind]
+    return {**{die.name: die.value for die in dice}, **({KINDS: kinds} if kinds else {})}

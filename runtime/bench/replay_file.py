@@ -5,11 +5,12 @@ The form is `replay`'s. What a machine must have for it is asked of a machine by
 
 from __future__ import annotations
 
+import math
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,20 @@ from msgspec.structs import replace
 
 from runtime import model
 from runtime.bench.against import findings_against
-from runtime.bench.replay import SUFFIX, Chosen, Expect, Given, Limits, Parts, Place, Replay, ReplayStep, Text
+from runtime.bench.expecting import pattern_fault
+from runtime.bench.replay import (
+    SEED_PATTERN,
+    SUFFIX,
+    Chosen,
+    Expect,
+    Given,
+    Limits,
+    Parts,
+    Place,
+    Replay,
+    ReplayStep,
+    Text,
+)
 from runtime.document import Document, read
 from runtime.errors import Finding
 from runtime.shape import did_you_mean
@@ -32,7 +46,15 @@ FAILED = ".edgewise"
 _DURATION = r"^[0-9]+(\.[0-9]{1,3})?(ms|s|m|h)$"
 _MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
 _MAY_BE_NULL = frozenset({"narrate", "constraints", "slots", "with", "meta"})
-_MENDS = {_DURATION: "is no time: write 20s, 1.5s, 2m or 250ms"}
+_LONGEST_MS = 1000 * _MS["h"]
+_KEY = r"^[ -~]{1,255}$"
+_MENDS = {
+    _DURATION: "is no time: write 20s, 1.5s, 2m or 250ms",
+    _KEY: "is no key: write 1 to 255 printable characters of ASCII, such as k1",
+    SEED_PATTERN: "is no seed: write 1 to 128 of A-Z, a-z, 0-9 and _ . : -",
+}
+MOST_COMBINATIONS = 1000
+"""How many tests a file's `each` may make."""
 _MEANT = {
     "option": "choose",
     "event": "send",
@@ -46,6 +68,7 @@ _MEANT = {
     "vars": "context",
     "run_seed": "seed",
 }
+_ASK = "Write {contains: …} or {pattern: …}"
 _TEXT_KEYS = frozenset(Text.__struct_fields__)
 _LANGUAGE = re.compile(model.LANGUAGE_PATTERN)
 Words = str | dict[str, str]
@@ -90,7 +113,7 @@ class StepPart(Struct, frozen=True):
     dice: dict[str, bool | int | str | list[str]] = {}
     narrate: dict[str, Any] | None = None
     after: Annotated[str, Meta(pattern=_DURATION)] | None = None
-    key: Annotated[str, Meta(min_length=1, max_length=255)] | None = None
+    key: Annotated[str, Meta(pattern=_KEY)] | None = None
     times: Annotated[int, Meta(ge=1, le=100)] = 1
     expect: ExpectPart = ExpectPart()
     prompt: str | None = None
@@ -184,6 +207,9 @@ def _faults(document: Document) -> Iterator[Finding]:
             yield _at(document, ("steps",), "E102", "'steps' is missing here. Add it")
         if "given" not in value:
             yield _at(document, ("given",), "E102", "'given' is missing here. Add given: {machine: NAME}")
+    if (many := math.prod(map(len, value.get("each", {}).values()))) > MOST_COMBINATIONS:
+        message = f"{many:,} combinations; {MOST_COMBINATIONS:,} are allowed. Leave some out, or write several files"
+        yield _at(document, ("each",), "E904", message)
     for name, values in value.get("each", {}).items():
         yield from _repeated(document, name, values)
     for number, step in enumerate(value.get("steps", [])):
@@ -207,16 +233,21 @@ def _step_faults(document: Document, path: model.Path, step: Parts, *, is_first:
         yield _at(document, (*path, "choose"), "E904", "an option has one name here: {kind: …} or {text: …}")
     if step.get("times", 1) > 1 and "key" not in step:
         yield _at(document, (*path, "times"), "E904", "without a key each request is a turn of its own. Add key: k1")
+    if _ms(step.get("after")) > _LONGEST_MS:
+        yield _at(document, (*path, "after"), "E110", f"'after' is too long: at most {_LONGEST_MS // _MS['h']}h")
+    if "selected_option_id" in step.get("with", {}):
+        message = f"an option is chosen beside the payload: write choose: {step['with']['selected_option_id']}"
+        yield _at(document, (*path, "with", "selected_option_id"), "E904", message)
     for name, expected in step.get("expect", {}).items():
         if name not in _NAMED:
             yield from _text_faults(document, (*path, "expect", name), expected)
 
 
 def _text_faults(document: Document, path: model.Path, expected: Any) -> Iterator[Finding]:
+    if not expected:
+        yield _at(document, path, "E904", f"nothing is asked of '{path[-1]}'. {_ASK}")
     if isinstance(expected, str):
         return
-    if not expected:
-        yield _at(document, path, "E904", f"nothing is asked of '{path[-1]}'. Write {{contains: …}} or {{pattern: …}}")
     is_by_language = not _TEXT_KEYS & expected.keys() and all(_LANGUAGE.fullmatch(key) for key in expected)
     for name, words in expected.items():
         if name not in _TEXT_KEYS and not is_by_language:
@@ -224,17 +255,18 @@ def _text_faults(document: Document, path: model.Path, expected: Any) -> Iterato
             yield _at(document, (*path, name), "E101", f"no key '{name}' here{hint}")
         elif is_by_language and isinstance(words, dict):
             yield _at(document, (*path, name), "E105", f"'{name}' is a text")
-        elif name == "pattern":
-            yield from _pattern_faults(document, (*path, name), words)
+        else:
+            yield from _word_faults(document, (*path, name), words, is_pattern=name == "pattern")
 
 
-def _pattern_faults(document: Document, path: model.Path, pattern: Words) -> Iterator[Finding]:
-    for name, each in (pattern if isinstance(pattern, dict) else {"": pattern}).items():
-        try:
-            re.compile(each)
-        except re.error as error:
-            where = (*path, name) if name else path
-            yield _at(document, where, "E903", f"'{each}' is no regular expression: {error}")
+def _word_faults(document: Document, path: model.Path, words: Words, *, is_pattern: bool) -> Iterator[Finding]:
+    """Faults of what a text must hold: that it is empty, or no regular expression."""
+    by_path = {(*path, name): each for name, each in words.items()} if isinstance(words, dict) else {path: words}
+    for where, each in by_path.items():
+        if not each:
+            yield _at(document, where, "E904", f"an empty text asks nothing. {_ASK}")
+        elif is_pattern and (wrong := pattern_fault(each)):
+            yield _at(document, where, "E903", f"'{each}' is no regular expression of RE2: {wrong}")
 
 
 def _at(document: Document, path: model.Path, code: str, message: str) -> Finding:
@@ -251,9 +283,10 @@ def _replays(document: Document, part: FilePart) -> Iterator[Replay]:
     places = _places(document, ("given",), "given") | {"": (document.file, 1, 1)}
     own = dict(document.value.get("given", {}))
     varied = document.value.get("each", {})
+    labels: set[str] = set()
     for combination in product(*varied.values()):
         over = dict(zip(varied, combination, strict=True))
-        label = f"[{'-'.join(map(_label, combination))}]" if over else ""
+        label = _unlike(f"{'-'.join(map(_label, combination))}", labels) if over else ""
         over_places = {
             f"given.{name}": _place(document, ("each", name, varied[name].index(over[name]))) for name in over
         }
@@ -266,6 +299,14 @@ def _replays(document: Document, part: FilePart) -> Iterator[Replay]:
             id=f"{document.file}::{part.replay}{label}",
             places=places | over_places,
         )
+
+
+def _unlike(label: str, taken: set[str]) -> str:
+    """A combination's label in brackets, with a number where another one reads the same: `[zh-a]`, `[zh-a#2]`."""
+    numbered = (f"[{label}{'' if number == 1 else f'#{number}'}]" for number in count(1))
+    found = next(each for each in numbered if each not in taken)
+    taken.add(found)
+    return found
 
 
 def _label(value: Any) -> str:
@@ -311,10 +352,11 @@ def _choice(choose: str | int | OptionPart | None) -> Chosen | None:
 
 
 def _ms(after: str | None) -> int:
+    """A time in ms; one that is far too long as a little too long."""
     if after is None:
         return 0
     number = after.rstrip("hms")
-    return round(float(number) * _MS[after[len(number) :]])
+    return round(min(float(number) * _MS[after[len(number) :]], _LONGEST_MS + 1))
 
 
 def _expect(part: ExpectPart, written: Parts) -> Expect:
