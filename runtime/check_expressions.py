@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct, structs
 
@@ -42,18 +42,22 @@ Scopes = dict[tuple[str, int], Scope]
 
 def expressed(draft: Draft) -> Iterator[Finding]:
     """Every fault of every expression."""
+    slots = list(expressions(draft))
+    yield from misfits(draft, slots)
+    if draft.is_whole:
+        yield from _unread_dice(draft, {word for slot in slots for word in words(slot.source)})
+        yield from _stuck(draft)
+
+
+def misfits(draft: Draft, slots: Iterable[Slot]) -> Iterator[Finding]:
+    """Every fault of some of a draft's expressions: each is judged by itself."""
     seen: set[tuple[Path, str]] = set()
-    read: set[str] = set()
     scopes: Scopes = {}
-    for slot in expressions(draft):
-        read |= words(slot.source)
+    for slot in slots:
         for finding in _slot(draft, slot, scopes):
             if (slot.path, finding.message) not in seen:
                 seen.add((slot.path, finding.message))
                 yield finding
-    if draft.is_whole:
-        yield from _unread_dice(draft, read)
-        yield from _stuck(draft)
 
 
 def _slot(draft: Draft, slot: Slot, scopes: Scopes) -> Iterator[Finding]:

@@ -153,12 +153,21 @@ def rewritten(draft: Draft, value: Any) -> Draft:
     return replace(draft, document=document, definition=definition, edges=edges)
 
 
-def built(draft: Draft, files: Mapping[str, str]) -> Machine:
-    """The machine of a draft that has passed the check. Raises ExpressionError where it has not."""
-    return _built(draft, files, [])
+def built(draft: Draft, files: Mapping[str, str], like: Machine | None = None) -> Machine:
+    """The machine of a draft that has passed the check. Raises ExpressionError where it has not.
+
+    `like` is a machine of the same files, of which this is a rewriting: what is the same is taken over.
+    """
+    return _built(draft, files, [], like)
 
 
-def _built(draft: Draft, files: Mapping[str, str], findings: list[Finding]) -> Machine:
+def _built(draft: Draft, files: Mapping[str, str], findings: list[Finding], like: Machine | None = None) -> Machine:
+    if like is not None:
+        fragments, packs, digest = like.fragments, like.packs, like.digest
+        return machines.build(
+            draft.definition, draft.edges, like.prompts, fragments, packs, like.files, digest, tuple(findings),
+            {each.name: each.place for each in like.properties}, like,
+        )  # fmt: skip
     fragments = {file.language: file.fragments for file in draft.fragments if file.fragments}
     packs = {**shipped_packs(), **{file.language: file.pack for file in draft.packs}}
     return machines.build(

@@ -390,12 +390,15 @@ def build(
     digest: str,
     warnings: tuple[Finding, ...] = (),
     places: Mapping[str, str] = {},
+    like: Machine | None = None,
 ) -> Machine:
     """Compile a machine that has passed the check. Raises ExpressionError where it has not.
 
-    `places` are the properties' own, as `file:line:col`.
+    `places` are the properties' own, as `file:line:col`. What `like` has compiled of the same parts is
+    taken over: its edges, and what was made of a state's row of them.
     """
-    compiled = [_compiled(definition, edge, edges, prompts) for edge in edges]
+    known = _known_edges(like, definition, edges, prompts) if like is not None else {}
+    compiled = [known.get(edge.full_name) or _compiled(definition, edge, edges, prompts) for edge in edges]
     root = [each for each in compiled if each.edge.source == ROOT]
     table = {
         name: () if state.is_final else (*root, *(each for each in compiled if each.edge.source == name))
@@ -415,7 +418,12 @@ def build(
         table=table,
         musts={name: tuple(each for each in edges if _is_must(each.edge)) for name, edges in table.items()},
         dice={name: _dice_table([each.edge for each in edges]) for name, edges in table.items()},
-        guards={name: base.batch(_plain_guards(base, edges)) for name, edges in table.items()},
+        guards={
+            name: like.guards[name]
+            if like is not None and known and edges == like.table[name]
+            else base.batch(_plain_guards(base, edges))
+            for name, edges in table.items()
+        },
         entries={name: _assigns(base, state.entry) for name, state in definition.states.items()},
         ai_state={name: told.compile(source) for name, source in definition.ai_state.items()},
         prompts=prompts,
@@ -428,6 +436,39 @@ def build(
         properties=tuple(_properties(definition, places)),
         warnings=warnings,
     )
+
+
+def _known_edges(
+    like: Machine, definition: Definition, edges: tuple[Edge, ...], prompts: Mapping[str, Mapping[str, Prompt]]
+) -> dict[str, CompiledEdge]:
+    """What `like` has compiled of edges that are as they were, and that read what they read then: full name → edge."""
+    was = like.definition
+    before, now = ((each.context, each.slots, each.events, each.ai_state, [*each.states]) for each in (was, definition))
+    if before != now or prompts != like.prompts:
+        return {}
+    rolled, rolls = _rolled(like.edges), _rolled(edges)
+    same = {source for source in rolls if rolls[source] == rolled.get(source)}
+    if rolled.get(ROOT) != rolls.get(ROOT):
+        same &= {"", ROOT}
+    compiled = {each.full_name: each for row in like.table.values() for each in row}
+    compiled[like.initial.full_name] = like.initial
+    return {
+        name: found
+        for edge in edges
+        if edge.source in same
+        and (found := compiled.get(name := edge.full_name)) is not None
+        and found.edge == edge
+        and learn_of(was, edge) == learn_of(definition, edge)
+        and was.states[edge.target].prompt == definition.states[edge.target].prompt
+    }
+
+
+def _rolled(edges: Iterable[Edge]) -> dict[str, list[tuple[str, str, Mapping[str, Die]]]]:
+    """What is rolled in each state, edge by edge: what the names of its expressions hang on."""
+    found: dict[str, list[tuple[str, str, Mapping[str, Die]]]] = {}
+    for edge in edges:
+        found.setdefault(edge.source, []).append((edge.event, edge.option, edge.dice))
+    return found
 
 
 def _plain_guards(base: Names, edges: Iterable[CompiledEdge]) -> Iterator[Expression]:

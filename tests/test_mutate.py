@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import pytest
-from conftest import tiny
+from conftest import SCALE, tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from runtime import loader
+from runtime.bench.changed import Changed
+from runtime.bench.mutants import Mutant, mutants, mutated
 from runtime.bench.mutate import Judged, Score, judged, killers, mutants_of, passes, score_of
+from runtime.bench.player import Taken, played_by_rules, played_over, taken_by_rules
 from runtime.bench.replay import Replay
-from runtime.bench.replay_file import read_replays
+from runtime.bench.replay_file import read_replays, replay_files
+from runtime.draft import Draft
+from runtime.errors import Finding
+from runtime.machine import Machine
 
 FIGHT = """
 initial: HALL
@@ -196,3 +208,37 @@ def test_the_same_question_has_the_same_answer() -> None:
 @pytest.mark.slow
 def test_several_processes_come_to_what_one_comes_to() -> None:
     assert judge.__wrapped__(FIGHT, WIN, LOSE, jobs=2) == judge(FIGHT, WIN, LOSE)
+
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = ("ticket_triage", "mine_adventure")
+
+
+@cache
+def shipped(name: str) -> tuple[Draft, Machine, tuple[Mutant, ...], Sequence[Taken]]:
+    """A machine of ours, its mutants, and its replays as they go on it."""
+    files = loader.read_project(ROOT)[name]
+    draft = loader.drafted(files)
+    machine = loader.built(draft, files)
+    found = replay_files([ROOT / "replays" / name])
+    read = [each for file in found for each in read_replays(str(file), file.read_text(encoding="utf-8"))[0]]
+    taken = [taken_by_rules(each, machine) for each in read]
+    return draft, machine, mutants(draft), [each for each in taken if each.result.verdict == "passed"]
+
+
+@pytest.mark.slow
+@settings(max_examples=30 * SCALE)
+@given(st.sampled_from(SHIPPED), st.randoms(use_true_random=False))
+def test_to_take_only_what_may_differ_comes_to_what_a_whole_play_comes_to(name: str, rng: random.Random) -> None:
+    draft, machine, found, taken = shipped(name)
+    mutant, before = rng.choice(found), rng.choice(taken)
+    changed = mutated(draft, machine.files, mutant, machine)
+    assert changed == mutated(draft, machine.files, mutant) or not isinstance(changed, Finding)
+    if isinstance(changed, Finding):
+        return
+
+    over = played_over(before, changed, Changed(mutant, machine, changed).may_differ)
+
+    whole = played_by_rules(before.result.replay, changed)
+    assert (over.verdict, over.reason, over.difference) == (whole.verdict, whole.reason, whole.difference)
+    assert len(over.came) == len(whole.came)

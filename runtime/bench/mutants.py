@@ -17,9 +17,9 @@ from msgspec import Struct
 
 from runtime import loader
 from runtime.bench import shifting
-from runtime.check_expressions import expressed
+from runtime.check_expressions import misfits
 from runtime.check_graph import graph
-from runtime.draft import LEARN_KEYS, Draft
+from runtime.draft import LEARN_KEYS, Draft, Slot, expressions
 from runtime.errors import Finding
 from runtime.expression import ExpressionError
 from runtime.machine import Machine
@@ -47,8 +47,10 @@ KINDS: Mapping[str, str] = {
     "once dropped": "The edge or option can be taken again.",
 }
 """Every kind of change, with one sentence each."""
-_MISFITTING = frozenset({"member", "die", "kind dropped", "option dropped", "learn dropped"})
-"""Kinds after which an expression may meet a member, a die or a key that isn't there."""
+_TAKING: Mapping[str, tuple[str, ...]] = {
+    "die": ("dice.",), "option dropped": ("option.", "dice."), "kind dropped": ("option.",)
+}  # fmt: skip
+"""Kinds after which an expression may meet a member, a die or a key that isn't there, and by which names."""
 GONE = msgspec.UNSET
 """The value of an edit that takes a part out."""
 
@@ -108,10 +110,13 @@ def mutants(draft: Draft) -> tuple[Mutant, ...]:
     return tuple(sorted(found.values(), key=lambda each: (each.line, each.col)))
 
 
-def mutated(draft: Draft, files: Mapping[str, str], mutant: Mutant) -> Machine | Finding:
+def mutated(
+    draft: Draft, files: Mapping[str, str], mutant: Mutant, machine: Machine | None = None
+) -> Machine | Finding:
     """The machine with a mutant's fault; the finding, where the check sees it.
 
-    Only what rules are is judged again: an offline text that names an edge which is gone is no
+    What the fault leaves as it was is taken over from the `machine` itself, where it is given. Only what
+    rules are is judged again: an offline text that names an edge which is gone is no
     reason to let the edge go untested.
     """
     value = draft.document.value
@@ -120,16 +125,23 @@ def mutated(draft: Draft, files: Mapping[str, str], mutant: Mutant) -> Machine |
     try:
         changed = loader.rewritten(draft, value)
         fault = next((each for each in _judged(changed, mutant) if each.is_fault), None)
-        return loader.built(changed, files) if fault is None else fault
+        return loader.built(changed, files, machine) if fault is None else fault
     except (ExpressionError, msgspec.ValidationError) as error:
         return Finding(mutant.file, mutant.line, mutant.col, "E105", str(error))
 
 
 def _judged(changed: Draft, mutant: Mutant) -> Iterator[Finding]:
     yield from graph(changed)
-    # The other kinds leave every expression's types and members as they were; judging them is what takes long.
-    if mutant.kind in _MISFITTING or "/" in mutant.after or "%" in mutant.after:
-        yield from expressed(changed)
+    # The other expressions have the types and members that they had; judging them is what takes long.
+    yield from misfits(changed, (slot for slot in expressions(changed) if _may_misfit(slot, mutant)))
+
+
+def _may_misfit(slot: Slot, mutant: Mutant) -> bool:
+    """Whether an expression may read what a change took away, or be no expression any more itself."""
+    if mutant.kind in _TAKING:
+        return isinstance(slot.source, str) and any(prefix in slot.source for prefix in _TAKING[mutant.kind])
+    is_own = any(slot.path[: len(edit.path)] == edit.path for edit in mutant.edits)
+    return is_own and (mutant.kind == "member" or "/" in mutant.after or "%" in mutant.after)
 
 
 def _edited(value: Any, path: Path, new: Any) -> Any:

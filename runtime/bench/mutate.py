@@ -18,14 +18,17 @@ from msgspec.structs import replace
 
 from runtime import loader
 from runtime.bench.alike import Sample, apart, differing, naming, samples, telling_apart, told
+from runtime.bench.changed import Changed
+from runtime.bench.course import given_session
 from runtime.bench.mutants import Mutant, Touch, mutants, mutated
 from runtime.bench.nearby import plays
-from runtime.bench.player import played_by_rules
+from runtime.bench.player import Taken, played_by_rules, played_over, taken_by_rules
 from runtime.bench.pool import shared_out
-from runtime.bench.replay import Replay
+from runtime.bench.replay import Given, Replay
 from runtime.bench.trial import Step, Trial
-from runtime.errors import Finding
+from runtime.errors import Finding, Refusal
 from runtime.machine import Machine
+from runtime.session import Session
 
 Fate = Literal["killed", "survived", "equivalent", "invalid"]
 FATES: tuple[Fate, ...] = ("killed", "survived", "equivalent", "invalid")
@@ -93,11 +96,12 @@ def killers(files: Mapping[str, str], found: Iterable[Judged]) -> tuple[tuple[Mu
     Each stands with the first mutant that it notices.
     """
     draft = loader.drafted(files)
+    plain = loader.built(draft, files)
     chosen: list[tuple[Mutant, Replay]] = []
     for each in found:
         if each.killer is None:
             continue
-        machine = mutated(draft, files, each.mutant)
+        machine = mutated(draft, files, each.mutant, plain)
         if not isinstance(machine, Finding) and all(passes(killer, machine) for _, killer in chosen):
             chosen.append((each.mutant, each.killer))
     return tuple(chosen)
@@ -119,6 +123,7 @@ class _Way(Struct, frozen=True):
     """A replay as it goes on the machine itself: where it stands, what it takes, how long it is."""
 
     replay: Replay
+    taken: Taken
     states: frozenset[str]
     edges: frozenset[str]
     turns: int
@@ -142,40 +147,46 @@ class _Bench:
 
     def judge(self, number: int) -> Judged:
         mutant = self._mutants[number]
-        machine = mutated(self._draft, self._files, mutant)
+        machine = mutated(self._draft, self._files, mutant, self._machine)
         if isinstance(machine, Finding):
             return Judged(mutant=mutant, fate="invalid", by=str(machine))
+        changed = Changed(mutant, self._machine, machine)
         ways = self._over(mutant.touch)
         over = tuple(way.replay.id for way in ways)
         turns = 0
         for way in ways:
-            result = played_by_rules(way.replay, machine)
+            result = played_over(way.taken, machine, changed.may_differ)
             turns += len(result.came)
             if result.verdict == "failed" and result.difference is not None:
                 found = result.difference
                 by = f"{way.replay.id}, step {found.step}: {found.field}"
                 return Judged(mutant=mutant, fate="killed", by=by, over=over, turns=turns)
-        return self._unnoticed(mutant, machine, over, turns)
+        return self._unnoticed(mutant, machine, changed, over, turns)
 
     def _over(self, touch: Touch) -> list[_Way]:
         """The replays that come to a place: those that take its edge first, the shortest of them first."""
         ways = [way for way in self._ways if way.comes_to(touch)]
         return sorted(ways, key=lambda way: (not way.takes(touch), way.turns))
 
-    def _unnoticed(self, mutant: Mutant, machine: Machine, over: tuple[str, ...], turns: int) -> Judged:
+    def _unnoticed(
+        self, mutant: Mutant, machine: Machine, changed: Changed, over: tuple[str, ...], turns: int
+    ) -> Judged:
         """What becomes of a mutant that no replay noticed: a sample of all turns tells whether any could."""
         tried, trial = 0, Trial(machine)
         for sample in self._explored:
             if sample.states.isdisjoint(mutant.touch.states) and sample.edge not in mutant.touch.edges:
                 continue
             tried += 1
+            if isinstance(sample.came, Step) and not changed.may_turn(sample.came):
+                continue
             if names := differing(sample, trial):
                 killer = telling_apart(self._explored, sample, names, self._machine, _named(mutant))
                 return self._survived(mutant, machine, killer, names, over, turns + tried)
+        beside = _Beside(self._machine, machine, changed)
         for play in self._nearby(mutant, machine):
             tried += 1
-            came, other = (_came(play, each) for each in (self._machine, machine))
-            if names := apart(came, other):
+            came, names = beside.told_apart(play)
+            if names:
                 step = naming(told(play.steps[0], came, self._machine), came, names)
                 killer = replace(play, name=_named(mutant), steps=(step,))
                 return self._survived(mutant, machine, killer, names, over, turns + tried)
@@ -208,21 +219,53 @@ class _Bench:
 
 def _way(replay: Replay, machine: Machine) -> _Way | None:
     """How a replay goes; None where it doesn't pass on the machine as it is."""
-    result = played_by_rules(replay, machine)
+    taken = taken_by_rules(replay, machine)
+    result = taken.result
     if result.verdict != "passed":
         return None
     states = {came.session.state for came in result.came if came.session is not None}
     edges = {came.turn.outcome.edge for came in result.came if came.turn is not None}
     given = {replay.given.state} if replay.given.state else set()
-    return _Way(replay, frozenset(states | given), frozenset(edges), len(result.came))
+    return _Way(replay, taken, frozenset(states | given), frozenset(edges), len(result.came))
 
 
 def _named(mutant: Mutant) -> str:
     return f"{mutant.what}, {mutant.kind}"
 
 
-def _came(play: Replay, machine: Machine) -> Step | str:
+class _Beside:
+    """Plays of one turn on a machine and on its mutant, each place where they begin found out once."""
+
+    def __init__(self, machine: Machine, mutant: Machine, changed: Changed) -> None:
+        self._machines = (machine, mutant)
+        self._changed = changed
+        self._places: dict[int, tuple[Given, list[Session | None]]] = {}
+
+    def told_apart(self, play: Replay) -> tuple[Step | str, tuple[str, ...]]:
+        """What comes of a play on the machine, and what the mutant makes otherwise of it, by name."""
+        here, there = self._placed(play)
+        came = _came(play, self._machines[0], here)
+        if isinstance(came, Step) and here is not None and here == there and not self._changed.may_turn(came):
+            return came, ()
+        return came, apart(came, _came(play, self._machines[1], there))
+
+    def _placed(self, play: Replay) -> list[Session | None]:
+        given = play.given
+        if id(given) not in self._places:
+            self._places[id(given)] = given, [_placed(play, each) for each in self._machines]
+        return self._places[id(given)][1]
+
+
+def _placed(play: Replay, machine: Machine) -> Session | None:
+    """Where a play is given to stand, None where it can't."""
+    try:
+        return given_session(play, machine)
+    except Refusal:
+        return None
+
+
+def _came(play: Replay, machine: Machine, given: Session | None) -> Step | str:
     """What comes of a play of one turn: the turn, or the code of its refusal."""
-    came = played_by_rules(play, machine).came
+    came = taken_by_rules(play, machine, given).result.came
     turn = came[0].turn if came else None
     return turn if turn is not None else (came[0].error or "" if came else "given")
