@@ -392,6 +392,7 @@ def test_markdown_takes_nothing_for_its_own(tmp_path: Path):
     assert "      +你是<script>*。" in text
 
 
+@pytest.mark.slow
 def test_several_processes_tell_the_same_in_the_same_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("server.bench.comparing._WORTH_A_PROCESS", 1)
     here, there = lamp(tmp_path / "a"), lamp(tmp_path / "b", LAMP.replace("> 18", "> 10"))
