@@ -10,8 +10,9 @@ from served import shipped
 
 from runtime.bench.moves import Move
 from runtime.bench.pool import shared_out
+from runtime.bench.shrinking import shortened, shrunk
 from runtime.bench.trial import Trial
-from runtime.bench.wander import CHUNK, Wandered, Wandering, chunks, shrunk, together, wander
+from runtime.bench.wander import CHUNK, Wandered, Wandering, chunks, together, wander
 
 ROOT = Path(__file__).parents[1]
 TRIAGE = "ticket_triage"
@@ -121,6 +122,44 @@ def test_what_is_not_needed_is_shrunk_away():
     moves = [Move(event="HALL"), *(Move(event="HALL", key=key) for key in keys)]
     what = "edge HALL.bad: `n: 1 / (n - 1)` errs: divide by zero"
 
-    kept = shrunk(Trial(machine), moves, "fault", what)
+    kept, said = shrunk(Trial(machine), moves, "fault", what)
 
     assert [move.key for move in kept] == ["", "one", "bad"]
+    assert said == what
+
+
+def test_moves_that_only_make_sense_together_go_together_and_what_is_broken_then_is_said():
+    """There and back again is no single move; and the property is broken by another value without it."""
+    machine = tiny(
+        """
+        initial: HALL
+        context: {n: {type: int, default: 0}}
+        properties: {small: {always: n < 3}}
+        states:
+          HALL:
+            options:
+              - {key: there, text: There, target: YARD}
+              - {key: one, text: One, target: HALL, assign: {n: n + 1}}
+              - {key: many, text: Many, target: HALL, assign: {n: n + 5}}
+              - {key: out, text: Out, target: OUT}
+          YARD: {options: [{key: back, text: Back, target: HALL}]}
+          OUT: {type: final}
+        """
+    )
+    keys = ["there", "back", "one", "there", "back", "many"]
+    moves = [Move(event="HALL"), *(Move(event="YARD" if key == "there" else "HALL", key=key) for key in keys)]
+
+    kept, said = shrunk(Trial(machine), moves, "property", "small: always: n < 3: it does not hold (n 6)")
+
+    assert [move.key for move in kept] == ["", "many"]
+    assert said.startswith("small: ")
+    assert "n 5" in said
+
+
+def test_shrinking_ends_when_its_turns_are_used_up():
+    tried = []
+
+    kept = shortened(range(40), lambda fewer: tried.append(len(fewer)), most_turns=100)
+
+    assert kept == [*range(40)]
+    assert sum(tried) <= 100

@@ -1,6 +1,6 @@
 """What may happen in a machine, without a model: every edge, every guard both ways, every ending. Start at `quick`.
 
-What it finds wrong is a `Bug` with the shortest path known; what it didn't see, it says why.
+What it finds wrong is a `Bug` with a short path; what it didn't see, it says why.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from runtime.bench.moves import Move, expecting, replay_of, tried
 from runtime.bench.places import Atlas
 from runtime.bench.replay import Replay
 from runtime.bench.search import Flaw, GoalKey, Search
+from runtime.bench.shrinking import shrunk
 from runtime.bench.trial import Trial
 from runtime.errors import Refusal
 from runtime.expression import tokens
@@ -89,6 +90,8 @@ def _bounded(search: Search) -> Iterator[str]:
         yield f"the time was up after {turns}: what is found may differ from run to run"
     elif search.is_exhausted:
         yield f"every session was seen that the values tried can lead to: {sessions} in {turns}"
+        if search.is_sampled:
+            yield "not every value was tried: another may lead elsewhere"
     elif search.is_done:
         yield f"the search ended when all was covered, after {turns} and {sessions}: not every session was seen"
     else:
@@ -104,25 +107,53 @@ def _bounded(search: Search) -> Iterator[str]:
 # What wasn't seen, and why.
 
 
+WHOLE = "no session that the values tried can lead to has it: all were seen"
+"""Where no value that wasn't tried could make a difference."""
+SAMPLED = "no value that was tried leads to it; not every value was tried"
+_MOST_EDGES = 4
+"""Of how many edges into one state each one's reason is told."""
+
+
 def why_not(search: Search, goal: Goal) -> str:
     """Why a goal wasn't seen, as far as it is known."""
-    edge, outcome = _about(search, goal)
-    if edge is not None and (impossible := _impossible(search, edge, outcome=outcome)):
-        return impossible
+    edges, outcome = _about(search, goal)
+    reasons = {edge: _why_edge(search, edge, outcome=outcome) for edge in edges}
+    if len(set(reasons.values())) > 1:
+        told = [f"{edge}: {why}" for edge, why in reasons.items()]
+        more = [f"and {len(told) - _MOST_EDGES} more edges"] if len(told) > _MOST_EDGES else []
+        return "; ".join([*told[:_MOST_EDGES], *more])
+    return next(iter(reasons.values()), "") or nothing_leads(search)
+
+
+def is_proven(search: Search, goal: Goal) -> bool:
+    """Whether it is certain that nothing leads to a goal, whatever comes."""
+    edges, outcome = _about(search, goal)
+    is_barred = bool(edges) and all(_impossible(search, edge, outcome=outcome) for edge in edges)
+    return is_barred or (search.is_exhausted and not search.is_sampled)
+
+
+def nothing_leads(search: Search) -> str:
+    """What a search that has not found something says of it."""
     if search.is_exhausted:
-        return "no session that the values tried can lead to has it: all were seen"
-    missing = "" if edge is None else _nearest(search, edge, outcome=outcome)
-    return f"not found within {search.turns:,} turns{missing}"
+        return SAMPLED if search.is_sampled else WHOLE
+    return f"not found within {search.turns:,} turns"
 
 
-def _about(search: Search, goal: Goal) -> tuple[str | None, bool]:
-    """The edge that a goal needs, and the outcome of its guards."""
+def _why_edge(search: Search, edge: str, *, outcome: bool) -> str:
+    if impossible := _impossible(search, edge, outcome=outcome):
+        return impossible
+    missing = "" if search.is_exhausted else _nearest(search, edge, outcome=outcome)
+    return nothing_leads(search) + missing
+
+
+def _about(search: Search, goal: Goal) -> tuple[list[str], bool]:
+    """The edges of which a goal needs one, and the outcome of their guards."""
     if goal.kind == "edges":
-        return str(goal.key), True
+        return [str(goal.key)], True
     if goal.kind == "guards":
-        return str(goal.key[0]), bool(goal.key[1])
+        return [str(goal.key[0])], bool(goal.key[1])
     edges = (each for each in search.machine.edges if goal.key in (each.target, f"{each.source}.{each.option}"))
-    return next((each.full_name for each in edges), None), True
+    return [each.full_name for each in edges if each.source != goal.key], True
 
 
 def _impossible(search: Search, edge: str, *, outcome: bool) -> str:
@@ -188,21 +219,22 @@ def _bugs(search: Search, atlas: Atlas, missed: Sequence[tuple[Goal, str]]) -> I
     yield from stuck(search, atlas)
     for goal, why in missed:
         if goal.kind == "endings":
-            what = f"ending {goal.key} is never reached: {why}"
+            how = "is never reached" if is_proven(search, goal) else "was not reached"
+            what = f"ending {goal.key} {how}: {why}"
             yield Bug(kind="unreached", machine=machine.name, what=what, where=str(goal.place))
 
 
 def _flaw(search: Search, atlas: Atlas, flaw: Flaw) -> Bug:
     machine = search.machine
-    path = search.path(flaw.node, flaw.move)
+    path, what = shrunk(search.trial, search.path(flaw.node, flaw.move), flaw.kind, flaw.what)
     edge = next((each for each in machine.edges if each.full_name == flaw.edge), None)
     where = flaw.edge if flaw.kind == "property" else atlas.file if edge is None else str(atlas.edge(edge))
     return Bug(
         kind=flaw.kind,  # type: ignore[arg-type]
         machine=machine.name,
-        what=flaw.what,
+        what=what,
         where=where,
-        replay=shown(search.trial, path, f"{flaw.kind}: {flaw.what}"),
+        replay=shown(search.trial, path, f"{flaw.kind}: {what}"),
     )
 
 

@@ -12,7 +12,7 @@ Kind = Literal["crash", "fault", "trap", "loop", "unreached", "property", "const
 
 
 class Bug(Struct, frozen=True, kw_only=True):
-    """One thing that is wrong, with the shortest play known that shows it.
+    """One thing that is wrong, with a short play that shows it.
 
     crash: an error that is no refusal; fault: the machine itself errs in a turn; trap: a state of a
     session that nothing leads out of; loop: a session that goes round and can reach no ending;

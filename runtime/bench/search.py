@@ -23,6 +23,7 @@ from runtime.bench import properties
 from runtime.bench.conditions import NEVER, Conditions, Formula, Judgement, compiled_edges, literals, numbers_in
 from runtime.bench.coverage import Goal, goals, said_by, touched
 from runtime.bench.moves import Move, refused, settled, tried
+from runtime.bench.shrinking import erred, said_of
 from runtime.bench.trial import Step, Trial
 from runtime.bench.values import (
     Inputs,
@@ -130,6 +131,22 @@ class Search:
     def is_done(self) -> bool:
         """Whether every goal was seen."""
         return not self._open
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether values that weren't tried might lead to what was not seen."""
+        names, definition = self.relevance.names, self.machine.definition
+        begins = [*sessions_asked(self.machine, names)][1:]
+        if any("player_count" in each or "slots" in each for each in begins) or len({*map(tuple, begins)}) > 1:
+            return True
+        if any(clip is None for name, clip in self._clips.items() if name.startswith("time.")):
+            return True
+        if any(isinstance(each.options, FreeOptions) for each in definition.states.values()):
+            return True
+        if any(learnable(self.machine, each, names) for each in self._edges.values()):
+            return True
+        flows = {flow for each in self.relevance.flows.values() for flow in each}
+        return any(inputs is not None and inputs.is_sampled(flows) for inputs in self._inputs.values())
 
     def run(self) -> None:
         """Search until all is seen, or the budget is used up."""
@@ -348,7 +365,8 @@ class Search:
                 self._saw(("guards", (each.compiled.full_name, said)), number, move)
 
     def _flawed(self, kind: str, what: str, edge: str, number: int, move: Move | None) -> None:
-        self.flaws.setdefault((kind, what), Flaw(kind, what, edge, number, move))
+        """Keep the first of a kind that says the same; of a property, whose edge is its place, the first at all."""
+        self.flaws.setdefault((kind, edge if kind == "property" else what), Flaw(kind, what, edge, number, move))
 
     def _saw(self, goal: GoalKey, number: int, move: Move | None = None) -> None:
         self.seen.setdefault(goal, (number, move))
@@ -368,11 +386,9 @@ class Search:
         if number >= 0:
             self.pairs.setdefault((self.nodes[number].edge, step.outcome.edge), (number, certain))
         for fault in broken:
-            self._flawed("property", f"{fault.name}: {fault.rule}: {fault.what}", fault.place, number, certain)
-        for each in (*step.considered, *step.routed):
-            if each.has_erred:
-                name = each.compiled.full_name
-                self._flawed("fault", f"edge {name}: guard `{each.guard}` {each.reason}", name, number, certain)
+            self._flawed("property", said_of(fault), fault.place, number, certain)
+        for name, what in erred(step).items():
+            self._flawed("fault", what, name, number, certain)
 
     def _node_of(self, number: int, move: Move, step: Step, watch: Watch, hits: frozenset[GoalKey]) -> int:
         key = (*self._key(step.after), watch, step.outcome.edge if self.is_for_pairs else "")

@@ -19,10 +19,11 @@ from runtime.bench.conditions import compiled_edges
 from runtime.bench.coverage import Coverage, Tally, merged
 from runtime.bench.explore import shown
 from runtime.bench.finding import Bug, Kind
-from runtime.bench.moves import Move, played_again, replay_of, settled, tried
+from runtime.bench.moves import Move, replay_of, settled, tried
 from runtime.bench.places import Atlas
 from runtime.bench.replay import Expect, Replay, Text
 from runtime.bench.search import openings
+from runtime.bench.shrinking import erred, said_of, shrunk
 from runtime.bench.trial import Step, Trial
 from runtime.bench.values import learnable, members, nested, payload_values
 from runtime.constraints import bounds_of, text_breaches, text_paths
@@ -149,9 +150,16 @@ class _Walker:
         self.trial = Trial(machine, tells=wandering.tells)
         self.rules = Trial(machine)
         self.used: Counter[str] = Counter()
+        self.shortest: dict[tuple[str, str, str], int] = {}
         self.atlas = Atlas(machine)
         self.edges = {each.full_name: each for each in compiled_edges(machine)}
         self.sources = [guard.source for each in self.edges.values() for guard in each.guards]
+
+    def is_news(self, found: tuple[str, str, str], turns: int) -> bool:
+        """Whether no play of this chunk has shown the same in as few turns."""
+        least = self.shortest.get(found)
+        self.shortest[found] = turns if least is None else min(turns, least)
+        return least is None or turns < least
 
     def play(self, number: int) -> Wandered:
         """One play, to its ending or to where it goes wrong."""
@@ -253,11 +261,9 @@ class _Play:
         self.tally.add(step)
         self.watch, broken = properties.followed(self.machine, self.watch, step)
         for each in broken:
-            self._bug("property", f"{each.name}: {each.rule}: {each.what}", each.place)
-        for considered in (*step.considered, *step.routed):
-            if considered.has_erred:
-                what = f"edge {considered.compiled.full_name}: guard `{considered.guard}` {considered.reason}"
-                self._bug("fault", what, str(self.walker.atlas.edge(considered.edge)))
+            self._bug("property", said_of(each), each.place)
+        for name, what in erred(step).items():
+            self._bug("fault", what, str(self.walker.atlas.edge(self.walker.edges[name].edge)))
         if step.narration is not None:
             self._hear(step)
 
@@ -287,8 +293,10 @@ class _Play:
         if any((bug.kind, bug.where) == (kind, where) for bug in self.bugs):
             return
         found = list(self.moves if moves is None else moves)
-        if kind in ("fault", "crash", "property", "trap"):
-            found = shrunk(self.walker.rules, found, kind, what)
+        if not self.walker.is_news((kind, where, what if kind == "fault" else ""), len(found)):
+            return
+        if kind in ("fault", "crash", "property"):
+            found, what = shrunk(self.walker.rules, found, kind, what)
         replay = shown(self.walker.rules, found, f"{kind}: {what}")
         self.bugs.append(
             Bug(kind=kind, machine=self.machine.name, what=what, where=where, replay=replay, seed=self.seed)
@@ -334,46 +342,6 @@ def _parts(value: Any) -> Iterator[str]:
         yield from value or ["(none)"]
     else:
         yield str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def shrunk(trial: Trial, moves: Sequence[Move], kind: str, what: str) -> list[Move]:
-    """The play without the moves that aren't needed for it to go wrong in the same way."""
-    kept = list(moves)
-    number = len(kept) - 2
-    while number > 0:
-        fewer = kept[:number] + kept[number + 1 :]
-        if shows(trial, fewer, kind, what):
-            kept = fewer
-        number = min(number, len(kept) - 1) - 1
-    return kept
-
-
-def shows(trial: Trial, moves: Sequence[Move], kind: str, what: str) -> bool:
-    """Whether a play goes wrong in the same way at its last move, and none before it is refused."""
-    try:
-        came = played_again(trial, moves)
-    except Exception as error:  # noqa: BLE001 - that is what is looked for
-        return kind == "crash" and what == f"{type(error).__name__}: {error}"
-    last = came[-1]
-    if any(isinstance(each, Refusal) for each in came[:-1]):
-        return False
-    if isinstance(last, Refusal):
-        return kind == "fault" and last.message == what
-    if kind == "property":
-        return what in _broken(trial.machine, came)
-    return kind == "fault" and any(
-        each.has_erred and what == f"edge {each.compiled.full_name}: guard `{each.guard}` {each.reason}"
-        for each in (*last.considered, *last.routed)
-    )
-
-
-def _broken(machine: Machine, came: Sequence[Step | Refusal]) -> list[str]:
-    watch, last = properties.begun(machine), list[str]()
-    for step in came:
-        if isinstance(step, Step):
-            watch, broken = properties.followed(machine, watch, step)
-            last = [f"{each.name}: {each.rule}: {each.what}" for each in broken]
-    return last
 
 
 def repeated(machine: Machine, found: Wandered) -> Iterator[Bug]:
