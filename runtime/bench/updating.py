@@ -10,7 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from runtime.bench.course import Result
-from runtime.bench.expecting import Came, in_language, seen_of, value_at
+from runtime.bench.expecting import Came, in_language, is_found, seen_of, value_at
 from runtime.bench.player import CRASH
 from runtime.bench.replay import Expect, Text, bare
 from runtime.bench.replay_file import read_replays, text_of
@@ -113,7 +113,7 @@ def _text(text: Text, got: str, language: str) -> Text:
     pattern = None if text.pattern is None else in_language(text.pattern, language)
     if text.contains is not None and (contains is None or contains not in got):
         return Text(contains=_said(text.contains, got, language))
-    if text.pattern is not None and (pattern is None or not re.search(pattern, got)):
+    if text.pattern is not None and (pattern is None or not is_found(pattern, got)):
         return Text(contains=got)
     return text
 

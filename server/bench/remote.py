@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from runtime.bench.course import Course, Result, Sent
 from runtime.bench.expecting import Came
 from runtime.bench.player import played_by_rules
-from runtime.bench.replay import Expect, Replay, ReplayStep
+from runtime.bench.replay import Expect, Replay, ReplayStep, fixed_dice
 from runtime.machine import Machine
 from runtime.session import Constraints, Invoke, Offer, Routing, Session
 from server.owner import Owner
@@ -93,11 +93,7 @@ def _is_rolled(step: ReplayStep, rolled: Mapping[str, Any]) -> bool:
 
 def _rolled(came: Came) -> dict[str, Any]:
     """What the dice of a turn showed, as a recording has it."""
-    if came.turn is None:
-        return {}
-    kinds = [each.kind for each in came.turn.after.offer if each.kind]
-    dice: dict[str, Any] = {die.name: die.value for die in came.turn.outcome.dice}
-    return {**dice, "kinds": kinds} if kinds else dice
+    return {} if came.turn is None else fixed_dice(came.turn.outcome.dice, came.turn.after.offer)
 
 
 class _Elsewhere:
