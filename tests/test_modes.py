@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from fake_llm import FakeLLM, refuses, says
+from msgspec.structs import replace
 from test_record import MACHINE, PROMPT, TOLD, Stage, project
 from test_sessions_cli import whole
 
@@ -153,6 +154,20 @@ def test_where_no_prompt_changed_nobody_is_asked(kept: str):
     assert (came.replay, came.retold, narrator.seen) == (replay_of(kept), (), [])
 
 
+def test_a_step_without_a_prompt_stays_as_it_is(kept: str):
+    """Whether a model told it or nobody did: what it is told by now was never asked for."""
+    recorded = replay_of(kept)
+    first, second, third = recorded.steps
+    steps = (replace(first, prompt=None), replace(second, prompt=None, narrate=None), third)
+    narrator = Scripted([ANEW] * 3, fill=True)
+
+    came = asyncio.run(recorded_again(replace(recorded, steps=steps), lamp(prompt=OTHER), narrator))
+
+    assert [each.step for each in came.retold] == [3]
+    assert came.replay.steps[:2] == steps[:2]
+    assert len(narrator.seen) == 1
+
+
 @pytest.mark.parametrize(
     ("machine", "answers", "field"),
     [
@@ -222,6 +237,20 @@ def test_a_recording_that_is_up_to_date_is_left_alone(desk: Desk):
     done = desk.run("record", "--again", str(desk.file), "--format", "json")
     assert (done.exit_code, json.loads(done.stdout)["retold"]) == (0, [])
     assert desk.file.read_bytes() == before
+
+
+def test_a_comment_is_lost_only_where_that_is_meant(desk: Desk, llm: FakeLLM):
+    project(desk.folder, prompt=LATER)
+    text = desk.file.read_text(encoding="utf-8").replace("steps:\n", "steps:   # 灯暗之前\n")
+    desk.file.write_text(text, encoding="utf-8")
+
+    refused = desk.run("record", "--again", str(desk.file))
+
+    assert (refused.exit_code, desk.file.read_text(encoding="utf-8")) == (2, text)
+    assert "# 灯暗之前" in refused.stderr
+    llm.will(says(ANEW))
+    assert desk.run("record", "--again", str(desk.file), "--force").exit_code == 0
+    assert "灯火一跳。" in desk.file.read_text(encoding="utf-8")
 
 
 def test_an_outage_leaves_the_recording_as_it_was(desk: Desk, llm: FakeLLM):

@@ -15,6 +15,7 @@ from served import Process, Web, runtime_of, serving
 from test_sessions_cli import whole
 
 from runtime import history, loader
+from runtime.bench import recording
 from runtime.bench.modes import drift, prompt_text
 from runtime.bench.player import played
 from runtime.bench.replay import Given, Replay
@@ -416,6 +417,27 @@ def test_a_player_gets_a_replay_without_the_prompts_and_an_operator_with_them():
 
     assert ("narrate:" in theirs, "prompt:" in theirs, "说书人" in theirs) == (True, False, False)
     assert "    prompt: |\n      system:\n      你是说书人" in ours
+
+
+def test_what_is_exported_can_be_read(monkeypatch: pytest.MonkeyPatch):
+    """Without its prompts where it would be too long with them; where it is too long even so, it is refused."""
+    machine = loader.load({"machines/lamp.yaml": MACHINE.replace("secret: true", "secret: false"),
+                           "prompts/lamp/hall.prompty": PROMPT.replace("你是说书人。", "灯" * 3_000)})  # fmt: skip
+    path = "/sessions/s1/export?format=replay"
+    with serving(runtime_of(machine, narrator=Scripted([TOLD] * 9, fill=True))) as server, Web(server.url) as web:
+        web.invoke("s1", "INIT")
+        whole_text = web.http.get(path).text
+        monkeypatch.setattr(recording, "MAX_BYTES", 6_000)
+        short = web.http.get(path).text
+        monkeypatch.setattr(recording, "MAX_BYTES", 100)
+        refused = web.http.get(path)
+
+    assert ("prompt:" in whole_text, "prompt:" in short) == (True, False)
+    assert f"# {recording.LONG}" in short
+    (replay,), faults = read_replays("x.replay.yaml", short)
+    assert (faults, replay.steps[0].narrate) == ([], TOLD)
+    assert (refused.status_code, refused.json()["data"]["error"]) == (422, "validation_error")
+    assert "too long" in refused.json()["message"]
 
 
 # A play in the terminal.

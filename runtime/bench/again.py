@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -15,6 +15,7 @@ from runtime.bench.recording import answered
 from runtime.bench.replay import Expect, Parts, Replay, ReplayStep
 from runtime.errors import WorldError
 from runtime.narrators import cassette
+from runtime.narrators.cassette import Cassette
 from runtime.session import Usage
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class RecordedAgain(Struct, frozen=True):
 async def recorded_again(replay: Replay, machine: Machine, narrator: Narrator) -> RecordedAgain:
     """Tell a replay with the answers that it has, and ask `narrator`, which is open, for the others."""
     teller = _Again(replay, narrator)
-    steps = tuple(replace(step, expect=Expect(error=step.expect.error)) for step in replay.steps)
+    steps = tuple(map(_asking, replay.steps))
     result = await played(replace(replay, steps=steps, xfail=None), machine, teller)
     if teller.failure is not None:
         prompt, why = teller.failure
@@ -55,11 +56,25 @@ async def recorded_again(replay: Replay, machine: Machine, narrator: Narrator) -
         result = replace(result, difference=Difference(number, "narrate", "a model's answer", None, why))
     if result.difference is not None:
         return RecordedAgain(replay, stopped=result)
-    turns = [(each, teller.asked.get(each.prompt or "")) for each in result.came if each.turn is not None]
+    turns = [
+        (each, teller.asked.get(each.prompt or ""))
+        for each in result.came
+        if each.turn is not None and replay.steps[each.number - 1].prompt is not None
+    ]
     told = {came.number: _told(replay.steps[came.number - 1], came, narration) for came, narration in turns}
     steps = tuple(told.get(number, step) for number, step in enumerate(replay.steps, start=1))
     retold = tuple(_retold(came.number, narration) for came, narration in turns if narration is not None)
     return RecordedAgain(replace(replay, steps=steps), retold)
+
+
+class _Prompted(dict[str, Any]):
+    """What a step was answered whose prompt is recorded. Any other step stays as it is: nobody was asked for it."""
+
+
+def _asking(step: ReplayStep) -> ReplayStep:
+    """A step that is told anew, whatever comes of it."""
+    narrate = step.narrate if step.prompt is None else _Prompted(step.narrate or {})
+    return replace(step, expect=Expect(error=step.expect.error), narrate=narrate)
 
 
 def _told(step: ReplayStep, came: Came, narration: Narration | None) -> ReplayStep:
@@ -91,12 +106,13 @@ def _retold(step: int, narration: Narration) -> Retold:
     )
 
 
-class _Again:
+class _Again(Cassette):
     """Answers a prompt that was recorded as it was answered then; any other is asked of the narrator."""
 
     name = "again"
 
     def __init__(self, replay: Replay, narrator: Narrator) -> None:
+        super().__init__()
         self._narrator = narrator
         self._known: dict[str, deque[Parts | None]] = {}
         for step in replay.steps:
@@ -105,11 +121,10 @@ class _Again:
         self.asked: dict[str, Narration] = {}
         self.failure: tuple[str, str] | None = None
 
-    async def open(self) -> None:
-        """The narrator is open already."""
-
     async def narrate(self, task: Task, release: Release) -> Narration:
         """Tell the task. Raises NarratorUnavailable, NarrationInvalid."""
+        if not isinstance(self._answer, _Prompted):
+            return cassette.tell(task, self._answer)
         prompt = prompt_text(task.messages)
         if known := self._known.get(prompt):
             # The same prompt twice was answered twice; a third time as the last.
@@ -125,6 +140,3 @@ class _Again:
             self.failure = (prompt, f"no model told it: {', '.join(narration.rungs) or narration.narrator}")
         self.asked[prompt] = narration
         return narration
-
-    async def close(self) -> None:
-        """The narrator is closed by whoever opened it."""

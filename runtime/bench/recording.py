@@ -7,7 +7,8 @@ told stands with it, made again from the journal, so that a change of a prompt c
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing
 from typing import Any, Literal
 
 import msgspec
@@ -18,7 +19,8 @@ from runtime.advance import arrived, route
 from runtime.bench.modes import prompt_text
 from runtime.bench.replay import Chosen, Expect, Given, Replay, ReplayStep, fixed_dice
 from runtime.bench.written import step_text, written
-from runtime.errors import MachineChanged, Refusal
+from runtime.document import MAX_BYTES
+from runtime.errors import MachineChanged, Refusal, ValidationError
 from runtime.export import Survey, entries_of
 from runtime.exported import read_answer
 from runtime.flow_yaml import flow
@@ -34,7 +36,11 @@ Prompts = Literal["none", "asked", "all"]
 Parts = dict[str, Any]
 _BROKEN = (Refusal, LookupError, TypeError, ValueError, msgspec.MsgspecError)
 """What the rules raise on a turn that they would not make any more."""
-_UNKEPT = "The prompt that was sent is not here: Edgewise has changed since, and makes another of this turn."
+UNKEPT = "The prompt that was sent is not here: "
+"""How a comment begins that stands where a prompt is left out."""
+_UNKEPT = f"{UNKEPT}Edgewise has changed since, and makes another of this turn."
+LONG = "It is long: the prompts are left out, so that it can be read as one file."
+"""What is said of a recording that would be too long with them."""
 
 
 class Turn(Struct, frozen=True):
@@ -52,13 +58,13 @@ class Turn(Struct, frozen=True):
 
 
 async def recorded(store: Store, about: Survey, prompts: Prompts) -> AsyncGenerator[str, None]:
-    """A branch as a replay's text, a step at a time.
+    """A branch as a replay's text, a step at a time; without prompts where nobody could read it with them.
 
-    Raises MachineChanged before the first part where the branch moved from one definition to another
-    (and back), or its own can't be read; StoreUnavailable.
+    Raises ValidationError before the first part where it is too long even so, MachineChanged where the
+    branch moved from one definition to another (and back), or its own can't be read; StoreUnavailable.
     """
     refuse_moved(about)
-    async for part in _written(about, turns_of(store, about), prompts):
+    for part in await _fitting(about, lambda: turns_of(store, about), prompts):
         yield part
 
 
@@ -66,8 +72,8 @@ async def recorded_since_move(store: Store, about: Survey, prompts: Prompts) -> 
     """A branch as a replay's text, from where the session last moved to another version.
 
     What it had used up, visited and played before is not known to such a replay: it stands in the
-    state with the variables that the move left. Raises MachineChanged where the definition can't be
-    read, StoreUnavailable.
+    state with the variables that the move left. It is as `recorded` where it is long. Raises
+    MachineChanged where the definition can't be read, ValidationError, StoreUnavailable.
     """
     turns: list[Turn] = []
     async for turn in turns_of(store, about):
@@ -77,7 +83,27 @@ async def recorded_since_move(store: Store, about: Survey, prompts: Prompts) -> 
         for turn in turns:
             yield turn
 
-    return tuple([part async for part in _written(about, those(), prompts)])
+    return await _fitting(about, those, prompts)
+
+
+async def _fitting(
+    about: Survey, turns: Callable[[], AsyncIterator[Turn]], prompts: Prompts, note: str = ""
+) -> tuple[str, ...]:
+    """A replay's text that can be read as one file. Raises ValidationError where it is too long for that."""
+    parts, size = [], 0
+    async with aclosing(_written(about, turns(), prompts, note)) as written_parts:
+        async for part in written_parts:
+            parts.append(part)
+            size += len(part.encode())
+            if size > MAX_BYTES:
+                break
+        else:
+            return tuple(parts)
+    if prompts != "none":
+        return await _fitting(about, turns, "none", LONG)
+    message = f"a replay of this session is too long: a file has {MAX_BYTES:,} bytes at most"
+    detail = {"loc": ["query", "format"], "msg": message, "type": "too_long"}
+    raise ValidationError(message, "Export it as jsonl.", details=[detail])
 
 
 def refuse_moved(about: Survey) -> None:
@@ -138,7 +164,7 @@ def _left(machine: Machine, told: Session, following: Entry) -> Session:
     return returned(machine, told, replace(told, elapsed_ms=judged.elapsed_ms, salt=judged.salt))
 
 
-async def _written(about: Survey, turns: AsyncIterator[Turn], prompts: Prompts) -> AsyncIterator[str]:
+async def _written(about: Survey, turns: AsyncIterator[Turn], prompts: Prompts, note: str) -> AsyncGenerator[str, None]:
     is_begun = False
     async for turn in turns:
         machine = about.machines[turn.entry.digest]
@@ -146,7 +172,7 @@ async def _written(about: Survey, turns: AsyncIterator[Turn], prompts: Prompts) 
             is_begun = True
             given = given_of(machine, turn)
             head = Replay(name=f"session {about.session_id}", given=given, steps=())
-            yield written(head, _comment(machine, about, turn))
+            yield written(head, "\n".join(filter(None, (_comment(machine, about, turn), note))))
         prompt = prompt_of(machine, turn) if _is_kept(turn.entry, prompts) else None
         yield f"  # {_UNKEPT}\n" if prompt == "" else ""
         yield step_text(step_of(turn, prompt or None))

@@ -37,6 +37,8 @@ class Cassette:
         """Take in what the next turn is answered with; {} is a model that says nothing, None no model."""
         self._answer = answer
         self.task = None
+        if isinstance(self._again, Cassette):
+            self._again.put(answer)
 
     async def open(self) -> None:
         """Nothing needs to be made ready."""

@@ -14,6 +14,7 @@ from msgspec import Struct
 from runtime.bench import failed
 from runtime.bench.again import RecordedAgain, Retold, recorded_again
 from runtime.bench.player import played
+from runtime.bench.recording import UNKEPT
 from runtime.bench.replay import Replay
 from runtime.bench.updating import NotUpdated, updated
 from runtime.bench.written import written
@@ -47,6 +48,8 @@ def record(options: dict[str, Any]) -> NoReturn:
     """Tell a recording anew where its prompts have changed; ends with 0, or 1 where it can't be."""
     settings = settings_of({"project": options["project"], "narrator": options["narrator"]})
     found = _read(options["again"], options["project"])
+    if not options["is_forced"]:
+        _refuse_lost(found)
 
     async def work() -> int:
         narrator = _narrator_of(settings)
@@ -84,6 +87,16 @@ def _read(file: Path, project: Path | None) -> Recording:
     except Refusal as refusal:
         raise click.UsageError(f"{refusal.message}. {refusal.hint}") from None
     return Recording(file, comment, replays[0], machine)
+
+
+def _refuse_lost(found: Recording) -> None:
+    """Pass a file that loses no comment when it is written anew. Raises UsageError."""
+    lines = found.file.read_text(encoding="utf-8-sig").splitlines()
+    kept = {line.strip() for line in written(found.replay, found.comment).splitlines()}
+    for number, line in enumerate(lines, start=1):
+        if "#" in line and line.strip() not in kept and not line.strip().startswith(f"# {UNKEPT}"):
+            where = f"{found.file}:{number}: `{clean(line.strip())}` would be lost, the file is written anew"
+            raise click.UsageError(f"{where}. Move it to the top of the file, or add --force")
 
 
 def _kept(found: Recording, came: RecordedAgain, settings: Settings, form: str) -> int:

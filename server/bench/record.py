@@ -16,11 +16,10 @@ from msgspec.structs import replace
 
 from runtime.bench.failed import told as told_of
 from runtime.bench.player import Result, played
-from runtime.bench.recording import Prompts, recorded_since_move
+from runtime.bench.recording import LONG, UNKEPT, Prompts, recorded_since_move
 from runtime.bench.replay import SUFFIX, Replay
 from runtime.bench.replay_file import read_replays
 from runtime.bench.written import step_text
-from runtime.document import MAX_BYTES
 from runtime.errors import Refusal
 from runtime.export import import_lines, survey
 from runtime.machine import Machine
@@ -39,9 +38,7 @@ from server.tend.reading import path_of
 from server.tend.working import FINDINGS, GOOD, ended
 from server.typed import typed
 
-_MENDED = (
-    "The prompt that was sent is not here: a text before it was mended, and this replay tells that part otherwise."
-)
+_MENDED = f"{UNKEPT}a text before it was mended, and this replay tells that part otherwise."
 
 
 class Recording(Struct, frozen=True):
@@ -84,7 +81,11 @@ def _session(options: dict[str, Any]) -> NoReturn:
 
 
 def keep(file: Path, text: str, settings: Settings) -> str:
-    """Write a play down; the sentence that says so. Raises Refused where a key stands in it, OSError."""
+    """Write a play down; the sentence that says so.
+
+    Raises Refused where a key stands in it, or no replay can hold it, OSError.
+    """
+    _read_again(text)
     refuse_keys(text, settings)
     write(file, text)
     return f"{clean(file)} is written. Play it: {typed('replay', str(file), *_project(settings))}"
@@ -118,26 +119,27 @@ async def _recorded(lines: list[bytes], session_id: str, prompts: Prompts) -> Re
     last = max((node for node in about.nodes if node.turn in about.branch), key=lambda node: node.turn)
     machine = about.machines[last.digest]
     parts = await recorded_since_move(runtime.store, about, prompts)
-    if len("".join(parts).encode()) > MAX_BYTES:
-        parts = await recorded_since_move(runtime.store, about, "none")
-        return await _checked(
-            parts, machine, "It is long: the prompts are left out, so that it can be read as one file."
-        )
-    return await _checked(parts, machine)
+    return await _checked(parts, machine, *([LONG] if LONG in parts[0] else []))
 
 
 async def _checked(parts: tuple[str, ...], machine: Machine, *notes: str) -> Recording:
     """A recording that was played once, without the prompts that its own answers don't lead to. Raises Refused."""
     text = "".join(parts)
+    replay = _read_again(text)
+    result = await played(replay, machine)
+    unlike = [came.number for came in result.came if came.step.prompt not in (None, came.prompt)]
+    if not unlike:
+        return Recording(text, replay, result, notes)
+    said = f"Steps {', '.join(map(str, unlike))} have no prompt: what was told before them had been mended."
+    return await _checked(tuple(_without(parts, replay, unlike)), machine, *notes, said)
+
+
+def _read_again(text: str) -> Replay:
+    """What was written, as it is read. Raises Refused."""
     replays, faults = read_replays(f"recording{SUFFIX}", text)
     if faults:
         raise Refused("wrong_use", f"no replay can hold this session: {faults[0].message}", "Export it as jsonl")
-    result = await played(replays[0], machine)
-    unlike = [came.number for came in result.came if came.step.prompt not in (None, came.prompt)]
-    if not unlike:
-        return Recording(text, replays[0], result, notes)
-    said = f"Steps {', '.join(map(str, unlike))} have no prompt: what was told before them had been mended."
-    return await _checked(tuple(_without(parts, replays[0], unlike)), machine, *notes, said)
+    return replays[0]
 
 
 def _without(parts: tuple[str, ...], replay: Replay, numbers: list[int]) -> Iterator[str]:
