@@ -60,6 +60,8 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _UNREADABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 _LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+SPLIT = "Split the machine"
+"""What is done about a file of a machine that is too long."""
 _GONE: Any = object()
 _NAMED = 2
 """How long the path of a part with a name is: its section, its name."""
@@ -93,14 +95,20 @@ class Document(Struct, frozen=True):
 
 
 def read(
-    file: str, text: str, *, first_line: int = 1, may_be_null: Callable[[Path], bool] = lambda _: False
+    file: str,
+    text: str,
+    *,
+    first_line: int = 1,
+    may_be_null: Callable[[Path], bool] = lambda _: False,
+    shorten: str = SPLIT,
 ) -> Document:
     """Read one YAML document whose root is a mapping; every fault is in `findings`.
 
-    `first_line` is the line of the file at which `text` begins (for a prompt's front matter).
+    `first_line` is the line of the file at which `text` begins (for a prompt's front matter). `shorten`
+    says what is done about one that is too long.
     """
     text = text.removeprefix("\ufeff")
-    if fault := _unreadable(file, text, first_line):
+    if fault := _unreadable(file, text, first_line, shorten):
         return Document(file, None, Places({}, {}, {}), (fault,), frozenset())
     text, mends, marks = fullwidth.mended(text)
     findings = [Finding(file, mark.line + first_line, mark.column + 1, mark.code, mark.message) for mark in marks]
@@ -130,17 +138,17 @@ def _begins_in(mend: cuts.Mend, around: cuts.Mend) -> bool:
     return mend.line == around.line and around.column <= mend.column < around.column + around.after
 
 
-def too_large(file: str, size: int) -> Finding | None:
+def too_large(file: str, size: int, shorten: str = SPLIT) -> Finding | None:
     """The fault of a file of more than MAX_BYTES bytes."""
     if size <= MAX_BYTES:
         return None
-    return Finding(file, 1, 1, "E002", f"the file has {size:,} bytes; {MAX_BYTES:,} are allowed. Split the machine")
+    return Finding(file, 1, 1, "E002", f"the file has {size:,} bytes; {MAX_BYTES:,} are allowed. {shorten}")
 
 
-def _unreadable(file: str, text: str, first_line: int) -> Finding | None:
+def _unreadable(file: str, text: str, first_line: int, shorten: str) -> Finding | None:
     found = _UNREADABLE.search(text)
     if found is None:
-        return too_large(file, len(text.encode(errors="surrogatepass")))
+        return too_large(file, len(text.encode(errors="surrogatepass")), shorten)
     before = _LINE_END.split(text[: found.start()])
     message = f"the character U+{ord(found.group()):04X} can't stand in a text file. Delete it"
     return Finding(file, first_line + len(before) - 1, len(before[-1]) + 1, "E002", message)

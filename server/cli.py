@@ -233,7 +233,7 @@ def doctor(form: str, **options: Any) -> None:
     help="The file; replays/MACHINE/SESSION.replay.yaml by default.",
 )  # fmt: skip
 @click.option(
-    "--force", "is_forced", is_flag=True, help="Write over a file that exists; with --again, though it loses comments."
+    "--force", "is_forced", is_flag=True, help="Write over a file that exists; with --again, though comments are lost."
 )
 @click.option(
     "--prompts", "is_whole", is_flag=True, help="Keep the prompt of every turn, not only of those that a model told."

@@ -35,6 +35,11 @@ def faults(text: str) -> list[str]:
     return [str(each).partition(" ")[0].removeprefix("x.replay.yaml:") + " " + each.message for each in findings]
 
 
+def test_a_file_that_is_too_long_is_mended_as_a_replay_not_as_a_machine():
+    (told,) = faults(ANEW + "# " + "灯" * 350_000)
+    assert told.endswith("1,048,576 are allowed. Make several replays of it")
+
+
 # What stands in a file.
 
 

@@ -163,7 +163,12 @@ def read_replays(
 def _read(
     file: str, text: str, source: Callable[[str], str], around: tuple[str, ...]
 ) -> tuple[tuple[Replay, ...], list[Finding]]:
-    document = read(file, text.replace("\r\n", "\n"), may_be_null=lambda path: not _MAY_BE_NULL.isdisjoint(path[:-1]))
+    document = read(
+        file,
+        text.replace("\r\n", "\n"),
+        may_be_null=lambda path: not _MAY_BE_NULL.isdisjoint(path[:-1]),
+        shorten="Make several replays of it",
+    )
     findings = [*document.findings, *faults_of(document, _form())]
     if document.value is not None and not findings:
         findings = list(_faults(document))
