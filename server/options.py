@@ -5,6 +5,7 @@ Imports stand inside the functions, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
     from server.settings import Settings
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
+
+
+class FiniteRange(click.FloatRange):
+    """A number of a range, and one that there is: `nan` is under no bound and over none, and so holds nothing."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """The number. Raises BadParameter where it isn't finite or isn't in the range."""
+        number = super().convert(value, param, ctx)
+        return number if math.isfinite(number) else self.fail(f"{value} is not a finite number.", param, ctx)
+
 
 project_option = click.option(
     "--project",

@@ -255,6 +255,23 @@ def test_the_shards_replays_are_all_replays_and_coverage_is_not_judged_in_them(p
     assert told[0]["said"][0].startswith("shard 1 of 2: ")
 
 
+def test_each_case_is_in_one_shard_alone_whatever_is_faulty(project: Made) -> None:
+    folder = project(
+        {"walk": WALK, "burn": BURN, "bad": "replay: x\n", "stray": WALK.replace("NAME", "lapm")},
+        edgewise_yaml="test: {}\n",
+        machines__mine_yaml=LAMP.format(name="mine").replace("oil > 0", "oli > 0"),
+    )
+    put(folder, {"replays/mine/one.replay.yaml": own("mine", WALK), "replays/mine/two.replay.yaml": own("mine", BURN)})
+
+    def cases(*words: str) -> list[tuple[str, str, str, str]]:
+        told = json.loads(run(folder, "--format", "json", *words).stdout)
+        return [(case["machine"], case["what"], case["name"], case["verdict"]) for case in told["cases"]]
+
+    parts = [case for index in (1, 2, 3) for case in cases("--shard", f"{index}/3")]
+
+    assert sorted(parts) == sorted(cases())
+
+
 def test_what_a_budget_leaves_out_is_told_first_and_is_no_failure(project: Made) -> None:
     folder = project({"walk": WALK, "burn": BURN}, edgewise_yaml="test: {coverage: 100}\n")
 
@@ -288,6 +305,44 @@ def test_wrong_use_is_told_and_tests_nothing(project: Made, words: tuple[str, ..
     assert (done.returncode, done.stdout) == (2, "")
     assert said in " ".join(done.stderr.replace("│", " ").split())
     assert not (folder / ".edgewise").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("mutate", "--fail-under", "nan"), "nan is not a finite number"),
+        (("explore", "--seconds", "nan"), "nan is not a finite number"),
+        (("explore", "--seconds", "inf"), "inf is not a finite number"),
+        (("paths", "lamp", "--seconds", "inf"), "inf is not a finite number"),
+        (("mutate", "--fail-under", "101"), "not in the range 0<=x<=100"),
+    ],
+)
+def test_a_bound_that_bounds_nothing_is_wrong_use(project: Made, words: tuple[str, ...], said: str) -> None:
+    done = command(project({"walk": WALK}), *words)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in " ".join(done.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("test", "-j", "1", "--junit", "machines/lamp.yaml/灯.xml"),
+        ("mutate", "-j", "1", "--write", "machines/lamp.yaml/灯"),
+        ("paths", "lamp", "--write", "machines/lamp.yaml/灯"),
+        ("coverage", "-j", "1", "--output", "machines/lamp.yaml/灯"),
+        ("compare", "lamp", "-j", "1", "--with-narrator", "offline", "--output", "machines/lamp.yaml/灯.md"),
+        ("graph", "lamp", "--output", "machines/lamp.yaml/灯"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_place_that_cannot_be_written_is_wrong_use(project: Made, words: tuple[str, ...]) -> None:
+    done = command(project({"walk": WALK}), *words)
+
+    assert done.returncode == 2
+    said = " ".join(done.stderr.replace("│", " ").split())
+    assert "machines/lamp.yaml/灯" in said
+    assert "can't be written: " in said
 
 
 # What changed.
@@ -334,6 +389,21 @@ def test_what_git_doesnt_know_is_told_in_a_sentence(project: Made) -> None:
     assert "is in no git repository" in " ".join(outside.stderr.replace("│", " ").split())
     assert "git knows no revision '--output=x'" in " ".join(unknown.stderr.replace("│", " ").split())
     assert not (folder / "x").exists()
+
+
+def test_where_git_fails_nothing_passes_as_unchanged(project: Made) -> None:
+    folder = project({"walk": WRONG})
+    git(folder, "init", "-q")
+    git(folder, "add", ".")
+    git(folder, "commit", "-q", "-m", "one")
+    (folder / ".git" / "index").write_bytes(b"no index")
+
+    done = run(folder, "--changed-since", "HEAD")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    said = " ".join(done.stderr.replace("│", " ").split())
+    assert "--changed-since asks `git diff`, which fails: " in said
+    assert "index file" in said
 
 
 # What CI servers read.
@@ -437,6 +507,40 @@ def test_replays_that_fail_as_they_are_judge_no_mutant(project: Made) -> None:
     assert "killed by 1 replay;" in done.stdout
     assert "1 replay that fail as it is judge nothing" not in done.stdout
     assert "fails as it is and judges nothing: replays/lamp/walk.replay.yaml::走错了 🚪" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("explore", "lamp"),
+        ("explore", "lamp", "--random", "3"),
+        ("explore", "lamp", "--hostile"),
+        ("paths", "lamp"),
+        ("mutate", "lamp"),
+        ("coverage", "lamp", "--explore"),
+        ("compare", "lamp", "--with-narrator", "offline"),
+        ("test", "lamp"),
+    ],
+    ids=" ".join,
+)
+def test_a_machine_is_worked_on_whatever_is_wrong_with_another(project: Made, words: tuple[str, ...]) -> None:
+    folder = project({"burn": BURN}, machines__mine_yaml=LAMP.format(name="mine").replace("oil > 0", "oli > 0"))
+
+    done = command(folder, *words, *(() if words[0] == "paths" else ("-j", "1")))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "mine" not in done.stdout + done.stderr
+
+
+def test_one_turn_is_no_turns(project: Made) -> None:
+    folder = project(
+        machines__mine_yaml="machine: mine\ntitle: Mine\nlanguage: en\ninitial: END\nstates: {END: {type: final}}\n"
+    )
+
+    found = command(folder, "paths", "mine").stdout
+
+    assert found.splitlines()[-1] == "mine: 1 play with 1 turn covers 3 of 3 (edges)"
+    assert "1 turn to END" in found
 
 
 def test_without_a_replay_there_is_nothing_to_judge_by(project: Made) -> None:

@@ -11,12 +11,13 @@ import click
 from runtime.bench.replay import Replay
 from server.bench.gathering import Bundles
 from server.settings import PROJECT_FILE
+from server.tend.pages import clean
 
 
 def changed_since(project: Path, revision: str) -> set[str]:
     """The files that differ from a revision, as seen from the project: committed since, changed, new or gone.
 
-    Raises UsageError where there is no git, no repository, or no such revision.
+    Raises UsageError where there is no git, no repository, or no such revision, and where git fails.
     """
     if _git(project, "rev-parse", "--is-inside-work-tree").returncode:
         raise click.UsageError(f"{project.resolve()} is in no git repository: --changed-since has nothing to ask.")
@@ -28,9 +29,16 @@ def changed_since(project: Path, revision: str) -> set[str]:
         ("diff", "--name-only", "--no-renames", "--relative", "-z", commit.stdout.decode().strip(), "--", "."),
         ("ls-files", "--others", "--exclude-standard", "-z", "--", "."),
     )
-    return {
-        name for words in asked for name in _git(project, *words).stdout.decode("utf-8", "replace").split("\0") if name
-    }
+    return {name for words in asked for name in _names(project, *words)}
+
+
+def _names(project: Path, *words: str) -> list[str]:
+    """The files that git names. Raises UsageError where it fails: what it didn't tell is not what didn't change."""
+    done = _git(project, *words)
+    if done.returncode:
+        said = clean(" ".join(done.stderr.decode("utf-8", "replace").split()))
+        raise click.UsageError(f"--changed-since asks `git {words[0]}`, which fails: {said or 'it says nothing'}")
+    return [name for name in done.stdout.decode("utf-8", "replace").split("\0") if name]
 
 
 def _git(project: Path, *words: str) -> subprocess.CompletedProcess[bytes]:

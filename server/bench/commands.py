@@ -11,7 +11,7 @@ from typing import Any
 
 import rich_click as click
 
-from server.options import examples, format_option, project_option
+from server.options import FiniteRange, examples, format_option, project_option
 
 replays_option = click.option(
     "--replays",
@@ -32,7 +32,7 @@ jobs_option = click.option("-j", "--jobs", type=click.IntRange(min=1), help="Pro
 @project_option
 @replays_option
 @jobs_option
-@click.option("--fail-under", type=click.FloatRange(0, 100), help="Exit with 1 where a machine's score is lower.")
+@click.option("--fail-under", type=FiniteRange(0, 100), help="Exit with 1 where a machine's score is lower.")
 @click.option(
     "--write",
     type=click.Path(file_okay=False, path_type=Path),

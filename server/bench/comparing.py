@@ -33,7 +33,7 @@ from runtime.narrators import Narrator
 from runtime.narrators.offline import Offline
 from server import project_file
 from server.bench.compare_report import Report, lines, markdown, page, plain
-from server.bench.gathering import REPLAYS, bundles_of, by_machine, replays_in
+from server.bench.gathering import REPLAYS, bundles_of, by_machine, replays_in, writing_to
 from server.bench.keys import refuse_keys
 from server.build import known_path, profiles_of
 from server.options import settings_of
@@ -98,7 +98,7 @@ def _tell(report: Report, options: dict[str, Any], *, is_asked: bool) -> None:
         except Refused as refused:
             raise click.UsageError(f"{refused.message}. {refused.hint}.") from None
     if output:
-        with whole_file(output) as file:
+        with writing_to(output), whole_file(output) as file:
             file.write((page(report) if output.suffix == ".html" else markdown(report)).encode())
     click.echo(told)
 

@@ -25,7 +25,7 @@ from runtime.request import nearest
 from runtime.shape import did_you_mean
 from server.bench.coverage_html import page
 from server.bench.coverage_report import GATED, Explored, OfReplays, Report, Under, as_json, report_of, text
-from server.bench.gathering import REPLAYS, bundles_of, replays_in
+from server.bench.gathering import REPLAYS, Bundles, bundles_of, replays_in
 from server.bench.graph_svg import svg
 from server.bench.graphing import heat_of, show
 from server.bench.played import Journal, played_in_journal
@@ -153,7 +153,7 @@ def _against(machines: Mapping[str, Machine], known: Iterable[str], replay: Repl
 def play_one(asked: Asked) -> tuple[Coverage, str]:
     """What one replay hits, up to where it fails, and its verdict."""
     project, replay = asked
-    machine = _loaded(project)[replay.given.machine]
+    machine = _loaded(project, replay.given.machine)
     result = asyncio.run(played(replay, machine))
     return seen(machine, result.came), result.verdict
 
@@ -180,19 +180,26 @@ def _shown(
 def explore_one(asked: tuple[str, str]) -> Explored:
     """What a quick exploration hits of one machine."""
     project, name = asked
-    explored = quick(_loaded(project)[name])
+    explored = quick(_loaded(project, name))
     why: dict[tuple[str, Any], str] = {(goal.kind, goal.key): said for goal, said in explored.not_covered}
     return Explored(explored.coverage, why, explored.bounded)
 
 
 def prepare(project: str) -> None:
-    """Load the project's machines, once in each process."""
-    _loaded(project)
+    """Read the project's files, once in each process; a machine is loaded when it is asked for."""
+    _loaded.cache_clear()
+    _read.cache_clear()
+    _read(project)
 
 
 @cache
-def _loaded(project: str) -> Mapping[str, Machine]:
-    return loader.load_project(Path(project))
+def _read(project: str) -> Bundles:
+    return bundles_of(Path(project), ())
+
+
+@cache
+def _loaded(project: str, name: str) -> Machine:
+    return loader.load(_read(project)[name])
 
 
 # How it is told.

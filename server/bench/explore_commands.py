@@ -11,7 +11,7 @@ from typing import Any
 
 import rich_click as click
 
-from server.options import examples, format_option, project_option
+from server.options import FiniteRange, examples, format_option, project_option
 
 budget_option = click.option(
     "--budget",
@@ -21,7 +21,7 @@ budget_option = click.option(
     help="How many turns a machine's search takes at most.",
 )
 seconds_option = click.option(
-    "--seconds", type=click.FloatRange(min=0.1), help="End a machine's search after this time, too; it is said then."
+    "--seconds", type=FiniteRange(min=0.1), help="End a machine's search after this time, too; it is said then."
 )
 
 
@@ -87,7 +87,9 @@ def paths(**options: Any) -> None:
     """Find the fewest plays that cover MACHINE, as replays whose dice are fixed and that expect what came.
 
     Each is played before it is written. A file that is there is never overwritten by another play.
-    Exit code 0: all is covered; 1: something isn't, and it is said why.
+    One that breaks a property of the machine is told of, and not written.
+
+    Exit code 0: all is covered; 1: something isn't, and it is said why, or a property is broken.
     """
     from server.bench import exploring  # noqa: PLC0415 - see the module
 

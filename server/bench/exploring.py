@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import replace
 
-from runtime import loader
 from runtime.bench import failed, wander
 from runtime.bench.coverage import KINDS, Share
 from runtime.bench.explore import Explored, quick
@@ -24,6 +24,8 @@ from runtime.bench.replay import SUFFIX, Replay, ReplayStep
 from runtime.bench.wander import Wandered, Wandering
 from runtime.bench.written import written
 from server.bench.covering import machines_of
+from server.bench.gathering import writing_to
+from server.bench.played import counted
 from server.tend.changing import whole_file
 from server.tend.pages import aligned, clean
 from server.tend.working import told_as_json
@@ -37,6 +39,8 @@ BAR_COLUMNS = 30
 """How wide the longest bar is."""
 MOST_ROWS = 12
 """How many values of one variable are told, the most frequent first."""
+PROPERTY = "properties."
+"""How the field of a difference begins where a property is broken."""
 _PATH_STEPS = 12
 """How many of a path's last moves stand in the line below a finding; the file has all."""
 
@@ -64,9 +68,9 @@ def explore(options: dict[str, Any]) -> int:
 _LOADED: dict[str, Machine] = {}
 
 
-def _load(project: str) -> None:
-    """What each process needs once."""
-    _LOADED.update(loader.load_project(Path(project)))
+def _load(project: str, names: tuple[str, ...]) -> None:
+    """What each process needs once: the machines that are asked for, whatever is wrong with others."""
+    _LOADED.update(machines_of(Path(project), names))
 
 
 def _quick(asked: tuple[str, int, float | None]) -> Explored:
@@ -91,8 +95,9 @@ def _shared(
 ) -> Iterator[Any]:
     """The results in the order of what was asked, with a bar while they come."""
     found: dict[int, Any] = {}
+    names = tuple(dict.fromkeys(name for name, *_ in asked))
     with _bar(doing, len(asked)) as forward:
-        for number, result in shared_out(work, asked, jobs or cores(), _load, (str(project),)):
+        for number, result in shared_out(work, asked, jobs or cores(), _load, (str(project), names)):
             found[number] = result
             forward()
     yield from (found[number] for number in range(len(asked)))
@@ -209,7 +214,8 @@ def _wandered_lines(machine: Machine, found: Wandered, wandering: Wandering, bug
     yield click.style(machine.name, bold=True)
     mean = found.turns / found.plays
     lengths = sorted(found.lengths)
-    yield f"  {found.plays:,} plays from seed {clean(wandering.seed)}, {found.turns:,} turns, {found.refused:,} refused"
+    told = f"{counted(found.plays, 'play')} from seed {clean(wandering.seed)}, {counted(found.turns, 'turn')}"
+    yield f"  {told}, {found.refused:,} refused"
     yield f"  turns in a play: {lengths[0]} to {lengths[-1]}, {mean:.1f} on average"
     unseen = [name for name, state in machine.definition.states.items() if state.is_final and name not in found.endings]
     endings = [(name or "(no ending)", count) for name, count in _by_count(found.endings)]
@@ -276,8 +282,7 @@ def bug_lines(bug: Bug, file: str) -> Iterator[str]:
     yield click.style(f"  {bug.kind}: {bug.where}: {clean(bug.what)}", fg="red")
     seed = f"seed {clean(bug.seed)}, " if bug.seed else ""
     if bug.replay is not None:
-        turns = len(bug.replay.steps)
-        yield f"    {seed}{turns} {'turn' if turns == 1 else 'turns'}: {path_of(bug.replay.steps)}"
+        yield f"    {seed}{counted(len(bug.replay.steps), 'turn')}: {path_of(bug.replay.steps)}"
     yield f"    play it again: {command(bug, file)}"
 
 
@@ -344,25 +349,38 @@ def paths(options: dict[str, Any]) -> int:
     with _bar("searching", 1) as forward:
         found = cover(machine, options["kind"], options["budget"], options["seconds"])
         forward()
-    for each in found.replays:
-        _refuse_other(each, machine)
-    files = _written(found, machine.name, options["kind"], options["write"]) if options["write"] else {}
+    broken = {each.name: bug for each in found.replays if (bug := _broken_in(each, machine)) is not None}
+    sound = replace(found, replays=tuple(each for each in found.replays if each.name not in broken))
+    files = _written(sound, machine.name, options["kind"], options["write"]) if options["write"] else {}
+    bugs = {bug: _kept(project, bug) for bug in broken.values()}
     if options["form"] == "json":
-        told_as_json(_paths_plain(found, files))
+        told_as_json(_paths_plain(found, files, bugs))
     else:
         _show(_paths_lines(found, machine.name, options["kind"], files))
-    return int(bool(found.not_covered))
+        _show(line for bug, file in bugs.items() for line in bug_lines(bug, file))
+    return int(bool(found.not_covered or bugs))
 
 
-def _refuse_other(replay: Replay, machine: Machine) -> None:
-    """Hold a replay to what is served, before anyone relies on it."""
+def _broken_in(replay: Replay, machine: Machine) -> Bug | None:
+    """Hold a replay to what is served, before anyone relies on it: the property that it breaks, None where none."""
     result = asyncio.run(played(replay, machine))
-    if result.verdict != "passed":
-        raise RuntimeError(f"the play '{replay.name}' is served otherwise: {result.difference or result.reason}")
+    found = result.difference
+    if result.verdict == "passed":
+        return None
+    if found is None or not found.field.startswith(PROPERTY):
+        raise RuntimeError(f"the play '{replay.name}' is served otherwise: {found or result.reason}")
+    name = found.field.removeprefix(PROPERTY)
+    where = next((each.place for each in machine.properties if each.name == name), "")
+    what = f"{name}: {found.expected}: {found.got}"
+    shown = replace(replay, steps=replay.steps[: found.step])
+    return Bug(kind="property", machine=machine.name, what=what, where=where, replay=shown)
 
 
 def _written(found: Paths, machine: str, kind: str, folder: Path) -> dict[str, str]:
-    """Write each play into a file of its own: its name → the file. Raises UsageError before a foreign file is lost."""
+    """Write each play into a file of its own: its name → the file.
+
+    Raises UsageError where that can't be, and before a foreign file is lost.
+    """
     texts = {
         folder / f"{each.name.replace(' ', '-')}{SUFFIX}": written(
             each, f"{_about(each)}\nedgewise paths {machine} --cover {kind}"
@@ -370,22 +388,23 @@ def _written(found: Paths, machine: str, kind: str, folder: Path) -> dict[str, s
         for each in found.replays
     }
     for file, text in texts.items():
-        if file.exists() and file.read_text(encoding="utf-8") != text:
+        if file.exists() and file.read_bytes() != text.encode():
             raise click.UsageError(f"{file} is there and is another play: remove it, or write into another folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, text in texts.items():
-        with whole_file(file) as out:
-            out.write(text.encode())
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, text in texts.items():
+            with whole_file(file) as out:
+                out.write(text.encode())
     return {each.name: str(file) for each, file in zip(found.replays, texts, strict=True)}
 
 
 def _about(replay: Replay) -> str:
     last = replay.steps[-1].expect
     end = f"refused with {last.error}" if last.error else f"to {last.state}"
-    return f"{len(replay.steps)} turns {end}"
+    return f"{counted(len(replay.steps), 'turn')} {end}"
 
 
-def _paths_plain(found: Paths, files: Mapping[str, str]) -> dict[str, Any]:
+def _paths_plain(found: Paths, files: Mapping[str, str], bugs: Mapping[Bug, str]) -> dict[str, Any]:
     return {
         "goals": found.goals,
         "covered": found.goals - len(found.not_covered),
@@ -404,6 +423,7 @@ def _paths_plain(found: Paths, files: Mapping[str, str]) -> dict[str, Any]:
             {"kind": goal.kind, "name": goal.name, "place": str(goal.place), "why": why}
             for goal, why in found.not_covered
         ],
+        "findings": [_bug_plain(bug, file) for bug, file in bugs.items()],
     }
 
 
@@ -412,7 +432,9 @@ def _paths_lines(found: Paths, machine: str, kind: str, files: Mapping[str, str]
     yield from aligned(rows) if rows else ()
     turns = sum(len(each.steps) for each in found.replays)
     covered = found.goals - len(found.not_covered)
-    yield f"{machine}: {len(rows)} plays with {turns:,} turns cover {covered:,} of {found.goals:,} ({kind})"
+    cover = "covers" if len(rows) == 1 else "cover"
+    told = f"{counted(len(rows), 'play')} with {counted(turns, 'turn')} {cover}"
+    yield f"{machine}: {told} {covered:,} of {found.goals:,} ({kind})"
     for goal, why in found.not_covered:
         yield click.style(
             f"  not covered: {goal.kind.removesuffix('s')} {goal.name} ({goal.place}): {clean(why)}", fg="yellow"

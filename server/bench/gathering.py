@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -67,3 +68,13 @@ def by_machine(replays: Iterable[Replay], machines: Iterable[str]) -> Mapping[st
         if replay.given.machine in found:
             found[replay.given.machine].append(replay)
     return found
+
+
+@contextmanager
+def writing_to(place: Path) -> Iterator[Path]:
+    """Write to a file or into a folder that was named. Raises UsageError where that can't be."""
+    try:
+        yield place
+    except (OSError, click.FileError) as error:
+        why = error.message if isinstance(error, click.FileError) else error.strerror or error
+        raise click.UsageError(f"{place} can't be written: {why}.") from None

@@ -14,11 +14,11 @@ from runtime import loader
 from runtime.bench.coverage import Coverage
 from runtime.machine import Machine
 from server import graph
-from server.bench.gathering import bundles_of
+from server.bench.gathering import bundles_of, writing_to
 from server.bench.graph_svg import svg
 from server.bench.graph_terminal import NARROW, terminal
 from server.bench.marks import BLANK, Marks, path_of
-from server.bench.played import played_in_journal
+from server.bench.played import counted, played_in_journal
 from server.options import settings_of
 from server.owner import Owner, Told, owner_of
 from server.tend.reading import path_of as session_path
@@ -61,7 +61,8 @@ def show(picture: str, output: Path | None) -> int:
     if output is None:
         click.echo(picture, nl=False)
     else:
-        output.write_text(click.unstyle(picture), encoding="utf-8")
+        with writing_to(output):
+            output.write_text(click.unstyle(picture), encoding="utf-8")
     return 0
 
 
@@ -78,7 +79,7 @@ async def _path(owner: Owner, machine: Machine, session: str) -> Marks:
         branch.append(turns[at])
         at = turns[at]["parent"]
     taken = [(turn["turn"], turn["outcome"]["edge"], turn["outcome"]["to"]) for turn in reversed(branch)]
-    return path_of(taken, f"The path of session {session}: {len(taken)} turns{_strange(machine, taken)}.")
+    return path_of(taken, f"The path of session {session}: {counted(len(taken), 'turn')}{_strange(machine, taken)}.")
 
 
 def _strange(machine: Machine, taken: list[tuple[int, str, str]]) -> str:

@@ -22,7 +22,8 @@ from runtime.bench.replay import SUFFIX, Replay
 from runtime.bench.written import written
 from runtime.errors import DesignError
 from runtime.machine import Machine
-from server.bench.gathering import HOW_TO_MAKE_ONE, REPLAYS, bundles_of, by_machine, replays_in
+from server.bench.gathering import HOW_TO_MAKE_ONE, REPLAYS, bundles_of, by_machine, replays_in, writing_to
+from server.bench.played import counted
 from server.tend.pages import clean
 
 _WORTH_A_PROCESS = 40
@@ -122,8 +123,8 @@ def rounded(score: Score) -> str:
 def told(page: Mutated) -> Iterator[str]:
     """The score, then each survivor with where it is, what was changed and who played over it."""
     score = page.score
-    counted = score.killed + score.survived
-    killed = f"{score.killed:,} of {counted:,} mutants killed by {_replays(page.replays)}"
+    total = score.killed + score.survived
+    killed = f"{score.killed:,} of {total:,} mutants killed by {_replays(page.replays)}"
     rest = f"{score.equivalent:,} probably equivalent, {score.invalid:,} invalid"
     yield f"{page.machine}: {rounded(score)}, {killed}; {rest}"
     if page.unfit:
@@ -136,7 +137,7 @@ def told(page: Mutated) -> Iterator[str]:
         for each in found:
             yield from _lines(each)
     turns = sum(each.turns for each in page.found)
-    yield f"  {len(page.found):,} mutants, {turns:,} turns, {page.seconds:.1f} s"
+    yield f"  {counted(len(page.found), 'mutant')}, {counted(turns, 'turn')}, {page.seconds:.1f} s"
 
 
 def _lines(each: Judged) -> Iterator[str]:
@@ -190,13 +191,15 @@ def _written(page: Mutated, files: dict[str, str], folder: Path | None) -> list[
     if folder is None:
         return []
     machine = loader.load(files)
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     found = [pair for pair in killers(files, page.of("survived")) if _passes_served(pair[1], machine)]
     notes = []
     for mutant, killer in found:
         file = _free(folder, mutant.what)
         comment = clean(f"It notices a small fault in {mutant.what}: {mutant.diff}")
-        file.write_text(written(killer, comment), encoding="utf-8", newline="\n")
+        with writing_to(file):
+            file.write_text(written(killer, comment), encoding="utf-8", newline="\n")
         notes.append(f"written: {file}")
     return notes or [f"{page.machine}: no replay could be written that notices more"]
 

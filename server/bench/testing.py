@@ -28,7 +28,7 @@ from runtime.request import nearest
 from server import project_file
 from server.bench.cases import PROJECT, Case, Line, Note, Outcome, as_github, as_json, as_text, in_order, percent
 from server.bench.changed import changed_since, touched
-from server.bench.gathering import HOW_TO_MAKE_ONE, REPLAYS, Bundles, bundles_of, by_machine, replays_in
+from server.bench.gathering import HOW_TO_MAKE_ONE, REPLAYS, Bundles, bundles_of, by_machine, replays_in, writing_to
 from server.bench.junit import junit
 from server.bench.mutating import Mutated, mutated_of
 from server.bench.mutating import told as told_mutants
@@ -88,8 +88,9 @@ def test(options: dict[str, Any]) -> int:
     plan = _planned(options, begun)
     found = replace(run(plan), seconds=time.monotonic() - begun)
     if options["junit"] is not None:
-        options["junit"].parent.mkdir(parents=True, exist_ok=True)
-        options["junit"].write_bytes(junit(found))
+        with writing_to(options["junit"]) as file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(junit(found))
     form = options["form"]
     lines = (
         [as_json(found)] if form == "json" else as_github(found, plan.project) if form == "github" else as_text(found)
@@ -118,7 +119,9 @@ def _planned(options: Mapping[str, Any], begun: float) -> Plan:
         bundles=bundles,
         replays=[each for each in replays if each.given.machine in bundles and shard.has(each.id)],
         faulty=[*own_faults, *(each for each in faulty if _is_about(each.file, bundles, every))],
-        strays=[each for each in replays if each.given.machine not in every and bundles == every],
+        strays=[
+            each for each in replays if each.given.machine not in every and bundles == every and shard.has(each.id)
+        ],
         asked={} if own_faults else {name: project_file.thresholds_of(project, name) for name in bundles},
         shard=shard,
         jobs=options["jobs"] or cores(),
@@ -175,10 +178,8 @@ def run(plan: Plan) -> Outcome:
 def _tasks(plan: Plan) -> Iterator[Task]:
     """Checks, replays, then explorations, which take longest and of which part of the time is something, too."""
     own = [name for name in plan.bundles if plan.shard.has(name)]
-    played = {replay.given.machine for replay in plan.replays}
-    for name in plan.bundles:
-        if name in own or name in played:
-            yield Task(what="check", machine=name)
+    for name in own:
+        yield Task(what="check", machine=name)
     for replay in plan.replays:
         yield Task(what="replay", machine=replay.given.machine, replay=replay)
     for name in own:
@@ -200,9 +201,10 @@ def _all_done(plan: Plan, tasks: Sequence[Task]) -> dict[int, Done]:
 
 
 def _of_files(plan: Plan) -> Iterator[Case]:
-    """What is wrong with the project's own file and with replay files, a case for each file."""
-    files = dict.fromkeys(each.file for each in plan.faulty)
-    if PROJECT_FILE not in files and (plan.project / PROJECT_FILE).exists():
+    """What is wrong with the project's own file and with replay files, a case for each file, in one shard."""
+    files = [each for each in dict.fromkeys(each.file for each in plan.faulty) if plan.shard.has(each)]
+    is_own_fine = all(each.file != PROJECT_FILE for each in plan.faulty) and (plan.project / PROJECT_FILE).exists()
+    if is_own_fine and plan.shard.has(PROJECT_FILE):
         yield Case(machine=PROJECT, what="check", name=PROJECT_FILE, verdict="passed")
     for file in files:
         yield case_of_findings(PROJECT, file, [each for each in plan.faulty if each.file == file])
@@ -343,7 +345,7 @@ class _Machine:
         turns = sum(each.coverage.turns for each in self._explored if each.coverage is not None)
         return Line(
             machine=self.name,
-            properties=self._checked.properties if self._checked else 0,
+            properties=max((each.properties for _, each in self._tasks if each is not None), default=0),
             broken=len(broken),
             explored_turns=turns or None,
             shares={**shares(self._reached, self._goals)} if self._is_judged else {},

@@ -22,6 +22,7 @@ from runtime.errors import DesignError, Finding
 from runtime.machine import Machine
 from server.bench.cases import Case, Note
 from server.bench.gathering import Bundles
+from server.bench.played import counted
 from server.tend.pages import clean
 
 EXPLORATION = "quick exploration"
@@ -43,8 +44,8 @@ class Done(Struct, frozen=True, kw_only=True):
     """What came of a piece of work.
 
     `runs` are failed plays as texts, by the name of the file that keeps them. `broken` are the names of
-    properties. `goals` and `properties` are the machine's own, from its check; `bugs` are an exploration's,
-    which `judged` makes its case of.
+    properties. `goals` are the machine's own, from its check, `properties` how many it has, from whatever was
+    done; `bugs` are an exploration's, which `judged` makes its case of.
     """
 
     case: Case
@@ -138,6 +139,7 @@ def _replayed(task: Task) -> Done:
         coverage=seen(machine, result.came),
         runs={failed.failed_name(replay.id): failed.failed_text(result)} if result.verdict == "failed" else {},
         broken=_broken(result),
+        properties=len(machine.properties),
     )
 
 
@@ -189,7 +191,7 @@ def _explored(task: Task) -> Done:
         return Done(case=replace(case, verdict="skipped", lines=("the machine has faults",)))
     seconds = None if task.ends_at is None else max(0.0, task.ends_at - time.monotonic())
     found = explore.quick(machine, seconds=seconds)
-    return Done(case=case, coverage=found.coverage, bugs=found.bugs)
+    return Done(case=case, coverage=found.coverage, bugs=found.bugs, properties=len(machine.properties))
 
 
 def judged(found: Done, reached: Collection[str]) -> Done:
@@ -220,7 +222,7 @@ def _run_name(bug: Bug) -> str:
 def _told(bug: Bug) -> Iterator[str]:
     yield clean(f"{bug.where} {bug.kind}: {bug.what}")
     if bug.replay is not None:
-        yield f"  after {len(bug.replay.steps)} turns: edgewise replay {failed.FOLDER}/{_run_name(bug)}"
+        yield f"  after {counted(len(bug.replay.steps), 'turn')}: edgewise replay {failed.FOLDER}/{_run_name(bug)}"
 
 
 def _place(where: str) -> tuple[str, int, int]:
