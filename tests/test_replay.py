@@ -6,6 +6,7 @@ import asyncio
 import random
 from typing import Any
 
+import msgspec
 import pytest
 from conftest import SCALE
 from den import ANEW, DEN, PROMPT, at, both, den, differs, played_once, replays, ruled_once
@@ -13,6 +14,7 @@ from msgspec import structs
 from served import ROOT, SHIPPED, shipped
 
 from runtime import loader
+from runtime.bench import player
 from runtime.bench.expecting import is_found, seen_of
 from runtime.bench.failed import failed_name, failed_run, failed_text
 from runtime.bench.player import Result, played, played_by_rules
@@ -21,6 +23,7 @@ from runtime.bench.replay_file import read_replays
 from runtime.machine import Machine
 from runtime.narrators import Task
 from runtime.narrators.scripted import Scripted
+from runtime.turn import play
 
 MISS = "choose: strike, dice: {attack: 3, wound: 2}"
 STEP = "steps:\n  - {{{}}}\n"
@@ -254,6 +257,19 @@ steps:
     assert [each.is_replayed for each in result.came] == [False, True, False, False]
 
 
+def test_the_same_words_in_other_bytes_are_another_answer(monkeypatch: pytest.MonkeyPatch):
+    answers = iter([b"", b" "])
+
+    async def spaced(*args: Any) -> Any:
+        answered = await play(*args)
+        told = msgspec.Raw(bytes(answered.entry.answer) + next(answers))
+        return structs.replace(answered, entry=structs.replace(answered.entry, answer=told))
+
+    monkeypatch.setattr(player, "play", spaced)
+
+    assert differs(played_once(one(f"{MISS}, key: k1, times: 2")))[1] == "times"
+
+
 def test_a_key_that_was_refused_is_free_again():
     assert (
         both(at() + "steps:\n  - {choose: deeper, key: k, times: 2, expect: {error: option_not_offered}}\n"
@@ -319,7 +335,7 @@ def test_an_option_is_found_by_its_text(text: str, verdict: str):
 def test_a_text_that_two_options_have_is_none():
     machine = den(("拾起提灯", "拾起石头"))
 
-    both_named = (1, "choose", None, "matches 挥石头 and 拾起石头: write more of it, or the option's key")
+    both_named = (1, "choose", "one option", "matches 挥石头 and 拾起石头")
     assert differs(played_once(one("choose: {text: 石头}"), machine)) == both_named
     refused = one("choose: {text: 石头}, expect: {error: option_not_offered}")
     assert differs(played_once(refused, machine)) == both_named

@@ -89,7 +89,9 @@ class Course:
         if step.key is None:
             return Sent(number=len(self._came) + 1, step=step, invoke=invoke, once=None)
         before, sent = self._keyed.setdefault(step.key, (step, invoke))
-        invoke = sent if _asks_as(before, step) else invoke
+        if sent is not invoke and _asks_as(before, step):
+            # It is sent as it was: what its words would mean by now is nothing to it.
+            invoke, self._ambiguous = sent, ""
         once = Idempotency(key=step.key, request_hash=sha256_of(replace(invoke, dice={})), wait_s=0)
         return Sent(number=len(self._came) + 1, step=step, invoke=invoke, once=once)
 
@@ -258,7 +260,7 @@ def _ambiguous(chosen: Chosen | None, session: Session | None) -> str:
     found = _meant(chosen, session) if chosen is not None and chosen.id is None else []
     if len(found) <= 1:
         return ""
-    return f"matches {' and '.join(each.text for each in found)}: write more of it, or the option's key"
+    return f"matches {' and '.join(each.text for each in found)}"
 
 
 def _meant(chosen: Chosen, session: Session | None) -> list[Offer]:

@@ -16,6 +16,7 @@ from runtime.session import Entry, Session
 
 Differing = tuple[str, Any, Any]
 """A field, what was expected of it, and what it is."""
+_NAME_ONE = "Write more of its text, or its key."
 _MATCHES = Names({"text": "str", "pattern": "str"}).compile("text.matches(pattern)")
 
 
@@ -60,7 +61,8 @@ class Difference(Struct, frozen=True):
 def difference(came: Came, expect: Expect, machine: Machine, language: str) -> Difference | None:
     """The first difference, None where all is as expected."""
     for name, expected, got in differing(came, expect, language):
-        return Difference(came.number, name, expected, got, why(came, name, machine))
+        is_unclear = came.broken is not None and name == "choose"
+        return Difference(came.number, name, expected, got, _NAME_ONE if is_unclear else why(came, name, machine))
     return None
 
 
@@ -68,7 +70,7 @@ def differing(came: Came, expect: Expect, language: str) -> Iterator[Differing]:
     """Every field that is otherwise: the rules' first, then texts and meta."""
     if came.broken is not None:
         name, what = came.broken
-        yield name, None, what
+        yield name, "one option" if name == "choose" else None, what
     yield from _unfit(came)
     if came.error != expect.error:
         yield "error", expect.error, came.error
