@@ -163,6 +163,26 @@ def test_paths_are_written_and_pass(tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_a_play_that_breaks_a_property_is_told_and_the_others_are_written(tmp_path: Path):
+    broken = SOUND + "properties: {thrifty: {always: oil > 1}}\n"
+    folder = project(tmp_path, broken)
+
+    done = edgewise("paths", "lighthouse", "--write", "replays", "--format", "json", cwd=folder)
+
+    assert done.returncode == FINDINGS, done.stderr
+    told = json.loads(done.stdout)
+    at = broken.strip().count("\n") + 1
+    assert {(each["kind"], each["where"].split(":")[1]) for each in told["findings"]} == {("property", str(at))}
+    assert all("thrifty: always: oil > 1" in each["what"] for each in told["findings"])
+    sound = [each["file"] for each in told["plays"] if each["file"]]
+    assert len(told["plays"]) == len(told["findings"]) + len(sound)
+    assert sorted(str(file.relative_to(folder)) for file in (folder / "replays").iterdir()) == sorted(sound)
+    again = edgewise(*shlex.split(told["findings"][0]["command"].removeprefix("edgewise ")), cwd=folder)
+    assert again.returncode == FINDINGS
+    assert "properties.thrifty" in again.stdout
+
+
+@pytest.mark.slow
 def test_a_file_that_is_another_play_is_not_lost(tmp_path: Path):
     folder = project(tmp_path, SOUND)
     edgewise("paths", "lighthouse", "--write", "replays", cwd=folder)
