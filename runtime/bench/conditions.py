@@ -6,6 +6,7 @@ also tells its gap: `hp <= 0` at hp 7 is 7 away.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -380,6 +381,36 @@ def literals(sources: Iterable[str]) -> set[int]:
     """The whole numbers that are written in some expressions."""
     found = (token.text for source in sources for token in tokens(source) if token.kind == "number")
     return {int(text) for text in found if text.isdigit()}
+
+
+def decimals(sources: Iterable[str]) -> set[float]:
+    """Every number that is written in some expressions, with its sign."""
+    found = set()
+    for source in sources:
+        before = ""
+        for token in tokens(source):
+            if token.kind == "number" and (number := _number(token.text)) is not None:
+                found.add(-number if before == "-" else number)
+            before = token.text
+    return found
+
+
+def _number(text: str) -> float | None:
+    plain = text.rstrip("uU")
+    try:
+        return float(int(plain, 16)) if plain[:2] in ("0x", "0X") else float(plain)
+    except (ValueError, OverflowError):
+        return None
+
+
+_PLAIN = re.compile(r"(?P<name>[a-z_][\w.]*)\s*(?:[<>]=?|[!=]=)\s*-?(?:\d+(?:\.\d+)?|true|false)", re.IGNORECASE)
+
+
+def is_plain(condition: Condition, name: str) -> bool:
+    """Whether a condition only compares a name with a number, or asks whether it is given or true."""
+    source = condition.source.strip()
+    compared = _PLAIN.fullmatch(source)
+    return source in (name, f"given({name})") or (compared is not None and compared["name"] == name)
 
 
 def strings(sources: Iterable[str]) -> list[str]:

@@ -83,9 +83,14 @@ def _coverage(search: Search) -> Coverage:
     return Coverage(**hits, turns=search.turns)
 
 
+def counted(number: int, thing: str) -> str:
+    """`1 turn`, `1,200 turns`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def _bounded(search: Search) -> Iterator[str]:
     """What was not tried, in sentences."""
-    turns, sessions = f"{search.turns:,} turns", f"{len(search.nodes):,} sessions"
+    turns, sessions = counted(search.turns, "turn"), counted(len(search.nodes), "session")
     if search.is_late:
         yield f"the time was up after {turns}: what is found may differ from run to run"
     elif search.is_exhausted:
@@ -136,7 +141,7 @@ def nothing_leads(search: Search) -> str:
     """What a search that has not found something says of it."""
     if search.is_exhausted:
         return SAMPLED if search.is_sampled else WHOLE
-    return f"not found within {search.turns:,} turns"
+    return f"not found within {counted(search.turns, 'turn')}"
 
 
 def _why_edge(search: Search, edge: str, *, outcome: bool) -> str:

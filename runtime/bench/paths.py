@@ -1,4 +1,4 @@
-"""The fewest plays that cover a machine: its states, edges, guards both ways, or pairs of edges. Start at `cover`.
+"""Few plays that cover a machine: its states, edges, guards both ways, or pairs of edges. Start at `cover`.
 
 Of all plays that a search knows the one that covers most is taken again and again; what the others
 cover by then is dropped, and so are steps at an end that cover nothing new.
@@ -12,7 +12,7 @@ from typing import Literal
 from msgspec import Struct
 
 from runtime.bench.coverage import Goal, Kind, goals, touched
-from runtime.bench.explore import BUDGET, why_not
+from runtime.bench.explore import BUDGET, nothing_leads, why_not
 from runtime.bench.moves import Move, played_again, recorded, refused
 from runtime.bench.replay import Replay
 from runtime.bench.search import GoalKey, Search
@@ -51,7 +51,7 @@ class _Play(Struct, frozen=True):
 
 
 def cover(machine: Machine, kind: Cover = "edges", budget: int = BUDGET, seconds: float | None = None) -> Paths:
-    """The fewest plays known that cover a machine, each as a replay; the same each time."""
+    """Few plays that cover a machine, each as a replay, none in vain; the same each time."""
     search = Search(machine, budget, seconds, is_for_pairs=kind == "pairs")
     search.run()
     wanted = goals(search.machine, KINDS[kind])
@@ -75,8 +75,7 @@ def cover(machine: Machine, kind: Cover = "edges", budget: int = BUDGET, seconds
 
 def _why(search: Search, goal: Goal) -> str:
     if goal.kind == "pairs":
-        whole = "no session that the values tried can lead to has it: all were seen"
-        return whole if search.is_exhausted else f"not found within {search.turns:,} turns"
+        return nothing_leads(search)
     return why_not(search, goal)
 
 

@@ -6,26 +6,39 @@ ends of the range where a value flows into a variable that guards read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice, product
-from math import prod
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice, pairwise, product
+from math import inf, nextafter, prod
 from typing import Any
 
 from msgspec import Struct
 
 from runtime.advance import payload_scope, scope_of
-from runtime.bench.conditions import Condition, Conditions, compiled_edges, literals, numbers_in, strings
+from runtime.bench.conditions import (
+    Condition,
+    Conditions,
+    compiled_edges,
+    decimals,
+    is_plain,
+    literals,
+    numbers_in,
+    strings,
+)
 from runtime.dice import bounds_of, spec_of
 from runtime.direct import EvaluationError
 from runtime.expression import activation, evaluate, tokens
-from runtime.machine import CompiledEdge, Machine
+from runtime.machine import Assign, CompiledEdge, Machine
 from runtime.model import Die, LongDie, Variable, dice_parts
 from runtime.session import Session, Value
 
 MOST_TOGETHER = 24
 """How many combinations of what one turn brings are tried; beyond that, one value changes at a time."""
 MOST_FACES = 100
-"""How many faces of a die are tried one by one; of a larger one those near a guard's numbers."""
+"""How many faces of a die are tried one by one; of a larger one those near a guard's numbers, where these decide."""
+MOST_FACES_OF_ALL = 5_000
+"""How many faces are tried where a guard does more with the die than compare it with a number."""
+_LARGE = 10**12
+"""From where on adding a number again and again may come to more than an int holds."""
 SAID = ("hello", "你好", "!")
 """What a player says where no guard asks for certain words; the last has no letter."""
 Brought = Mapping[str, Any]
@@ -54,6 +67,9 @@ def relevance(machine: Machine) -> Relevance:
     names = {name for compiled in edges for guard in compiled.guards for name in guard.names}
     names |= _asked_elsewhere(machine)
     names |= {name for each in assigns if _may_err(each.value.source) for name in (each.name, *each.value.names)}
+    for event, line in _lines(machine, edges):
+        if _may_overflow(line.value.source, _unbounded(machine, event, line.value.names)):
+            names |= {line.name, *line.value.names}
     while more := {name for target, read in lines if target in names for name in read} - names:
         names |= more
     flows = {each.full_name: _flowing(each, names) for each in edges}
@@ -63,6 +79,32 @@ def relevance(machine: Machine) -> Relevance:
 def _may_err(source: str) -> bool:
     """Whether an expression has no value for some values: it divides, or takes an item of a list."""
     return any(token.kind == "operator" and token.text in "/%[" for token in tokens(source))
+
+
+def _lines(machine: Machine, edges: Iterable[CompiledEdge]) -> Iterator[tuple[str, Assign]]:
+    """All assigns, with the event whose payload they may read."""
+    yield from ((each.edge.event, line) for each in edges for line in each.assigns)
+    yield from (("", line) for entry in machine.entries.values() for line in entry)
+
+
+def _unbounded(machine: Machine, event: str, names: Iterable[str]) -> set[str]:
+    """Those of the names that are whole numbers without both ends."""
+    context = machine.definition.context
+    payload = machine.definition.event(event).payload if event else {}
+    whole = {f"payload.{name}" for name, kind in payload.items() if kind.rstrip("?") == "int"}
+    whole |= {name for name, each in context.items() if each.type == "int" and None in (each.min, each.max)}
+    return whole & {*names}
+
+
+def _may_overflow(source: str, unbounded: Collection[str]) -> bool:
+    """Whether a number may grow beyond what an int holds. Small steps don't come so far in any play."""
+    if not unbounded:
+        return False
+    found = list(tokens(source))
+    signs = {token.text for token in found if token.kind == "operator"} & {"+", "-", "*"}
+    grown = sum(token.text in unbounded for token in found)
+    is_large = any(abs(number) >= _LARGE for number in decimals([source]))
+    return "*" in signs or (bool(signs) and (grown > 1 or is_large))
 
 
 def _asked_elsewhere(machine: Machine) -> set[str]:
@@ -76,15 +118,15 @@ def _flowing(compiled: CompiledEdge, names: Iterable[str]) -> frozenset[str]:
     return frozenset(name for name in read if name.startswith(("dice.", "payload.", "given.")))
 
 
-def faces(die: Die, asked: Iterable[int] = ()) -> tuple[Any, ...]:
-    """What a die can show, from the least; of one with very many faces those near what is asked for."""
+def faces(die: Die, asked: Iterable[int] = (), most: int = MOST_FACES) -> tuple[Any, ...]:
+    """What a die can show, from the least; of one with more faces than `most` those near what is asked for."""
     if isinstance(die, LongDie) and die.pick is not None:
         return tuple(dict.fromkeys(die.pick))
     parts = dice_parts(spec_of(die))
     if isinstance(parts, int):
         return {0: (False,), 100: (True,)}.get(parts, (False, True))
     low, high = bounds_of(parts)
-    return tuple(near(low, high, asked)) if high - low >= MOST_FACES else tuple(range(low, high + 1))
+    return tuple(near(low, high, asked)) if high - low >= most else tuple(range(low, high + 1))
 
 
 def near(low: int, high: int, asked: Iterable[int]) -> list[int]:
@@ -105,10 +147,49 @@ class Inputs:
         self.conditions = [conditions.all[number] for number in sorted(own) if conditions.all[number].inputs]
         sources = [guard.source for each in edges for guard in each.guards]
         self.dice = dict(edges[0].edge.dice) if not edges[0].edge.source else _dice(machine, edges, option)
-        self.values = {f"dice.{name}": faces(die, literals(sources)) for name, die in self.dice.items()}
+        self.values = {name: self._faces(name, die, sources) for name, die in self._named_dice()}
         declared = machine.definition.event(self.event).payload
         self.values |= {f"payload.{name}": payload_values(kind, sources) for name, kind in declared.items()}
         self.base = {name: _first(values) for name, values in self.values.items()}
+
+    def _named_dice(self) -> Iterator[tuple[str, Die]]:
+        return ((f"dice.{name}", die) for name, die in self.dice.items())
+
+    def _faces(self, name: str, die: Die, sources: Sequence[str]) -> tuple[Any, ...]:
+        """A die's faces: of a large one all, where a guard does more than compare it with a number."""
+        numbers = (round(number) for number in decimals(sources) if abs(number) < _LARGE)
+        return faces(die, numbers, MOST_FACES if self._is_plain(name) else MOST_FACES_OF_ALL)
+
+    def _is_plain(self, name: str) -> bool:
+        """Whether each condition on an input compares it with a number, so that its neighbours stand for all."""
+        return all(is_plain(each, name) for each in self._asking(name))
+
+    def _asking(self, name: str) -> list[Condition]:
+        return [each for each in self.conditions if name in each.inputs or f"given.{name}" in each.inputs]
+
+    def is_sampled(self, flowing: Iterable[str]) -> bool:
+        """Whether some values that weren't tried might lead elsewhere; `flowing` are the inputs that flow on."""
+        asked = {name for name in self.values if self._is_asked(name)}
+        flows = {name.removeprefix("given.") for name in flowing} & self.values.keys()
+        if any(self._is_partial(name) for name in asked):
+            return True
+        if any(len(each.inputs & self.values.keys()) > 1 for each in self.conditions):
+            return True
+        if prod(len(self.values[name]) for name in asked) > MOST_TOGETHER and len(asked) > 1:
+            return True
+        return bool(flows) and (len(self.values) > 1 or any(self._is_partial(name, flows=True) for name in flows))
+
+    def _is_partial(self, name: str, *, flows: bool = False) -> bool:
+        """Whether not all values of an input are tried that may make a difference."""
+        values = self.values[name]
+        if name.startswith("dice."):
+            low_high = _range_of(self.dice[name[5:]])
+            is_whole = low_high is None or len(values) == low_high[1] - low_high[0] + 1
+            return (not is_whole and not self._is_plain(name)) or (flows and low_high is not None and len(values) > 2)  # noqa: PLR2004 - two ends
+        if isinstance(self.base[name], bool):
+            return False
+        is_number = isinstance(self.base[name], int | float)
+        return flows or not is_number or not self._is_plain(name)
 
     def told_apart(self, session: Session, chosen: Brought) -> list[Brought]:
         """What is worth bringing in a session: one of each kind that the guards tell apart, the base first."""
@@ -119,11 +200,11 @@ class Inputs:
         return together(self.base, every, few)
 
     def _is_asked(self, name: str) -> bool:
-        return any(name in each.inputs or f"given.{name}" in each.inputs for each in self.conditions)
+        return bool(self._asking(name))
 
     def _classes(self, name: str, scope: Mapping[str, Any]) -> list[tuple[Any, Any]]:
         """The kinds of an input's values that conditions tell apart: of each the first and the last value."""
-        asked = [each for each in self.conditions if name in each.inputs or f"given.{name}" in each.inputs]
+        asked = self._asking(name)
         found: dict[tuple[Any, ...], list[Any]] = {}
         for value in self.values[name]:
             bound = {**scope, **self.bound({**self.base, name: value})}
@@ -142,6 +223,14 @@ class Inputs:
             values = self.values[name]
             picked = values if not isinstance(values[0], int) or isinstance(values[0], bool) else near_ends(values)
             yield from ({**brought, name: value} for value in picked if value != brought[name])
+
+
+def _range_of(die: Die) -> tuple[int, int] | None:
+    """The least and the most that a die of numbers can show."""
+    if isinstance(die, LongDie) and die.pick is not None:
+        return None
+    parts = dice_parts(spec_of(die))
+    return None if isinstance(parts, int) else bounds_of(parts)
 
 
 def near_ends(values: Sequence[Any]) -> tuple[Any, ...]:
@@ -170,15 +259,24 @@ def _holds(condition: Condition, scope: Mapping[str, Any]) -> Any:
 def payload_values(kind: str, sources: Sequence[str]) -> tuple[Any, ...]:
     """Values of a payload's field, from what the guards that may read it have written."""
     plain = kind.rstrip("?")
-    numbers = near(-1, 1_000_000, (*literals(sources), 0))
+    written = sorted(decimals(sources) | {0.0})
+    whole = {int(each) for each in written if abs(each) < _LARGE}
+    numbers = near(min(-1, min(whole) - 1), max(1_000_000, max(whole) + 1), whole)
     values: dict[str, tuple[Any, ...]] = {
         "int": (0, *(each for each in numbers if each)),
-        "float": (0.5, *(float(each) for each in numbers)),
+        "float": tuple(dict.fromkeys((0.5, *_fractions(written), *map(float, numbers)))),
         "bool": (False, True),
     }
     said = tuple(dict.fromkeys((SAID[0], *(each for each in strings(sources) if each.strip()), *SAID[1:])))
     found = values.get(plain, said if plain == "text" else (*said, ""))
     return (*found, None) if kind.endswith("?") else found
+
+
+def _fractions(written: Sequence[float]) -> Iterator[float]:
+    """Each of the numbers (ascending), what lies between two, and the nearest on either side of each."""
+    yield from written
+    yield from (low + (high - low) / 2 for low, high in pairwise(written))
+    yield from (nextafter(each, side) for each in written for side in (-inf, inf) if each)
 
 
 def together(
