@@ -238,6 +238,24 @@ def test_what_came_is_written_where_it_is_asked_for(folder: pytest.Pytester, mon
     folder.runpytest_inprocess().assert_outcomes(passed=3)
 
 
+def test_what_has_another_name_now_is_written_as_the_rest_and_what_is_sent_is_not(
+    folder: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("CI", raising=False)
+    file = write(folder, "replays/dark.replay.yaml", WRONG.replace("HALL.dark", "HALL.dim"))
+    sent = write(folder, "replays/sent.replay.yaml", WRONG.replace("burn", "brun"))
+    before = sent.read_bytes()
+
+    done = folder.runpytest_inprocess("--replay-update")
+
+    done.assert_outcomes(passed=1, failed=1)
+    assert "no option 'brun' in the machine. Did you mean 'burn'?" in done.stdout.str()
+    expected = WRONG.replace("HALL.dark", '"HALL.bright"').replace("state: END_DARK", "state: HALL")
+    assert (file.read_text(encoding="utf-8"), sent.read_bytes()) == (expected, before)
+    write(folder, "replays/dark.replay.yaml", WRONG.replace("HALL.dark", "HALL.dim"))
+    folder.runpytest_inprocess().assert_outcomes(failed=2)
+
+
 def test_a_files_line_ends_stay_what_they_are(folder: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("CI", raising=False)
     file = folder.path / "x.replay.yaml"

@@ -445,7 +445,7 @@ def test_what_is_exported_can_be_read(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_play_is_recorded_as_far_as_it_went(tmp_path: Path):
     folder = project(tmp_path)
-    file = tmp_path / "replays" / "lamp" / "mine.replay.yaml"
+    file = tmp_path / "replays" / "lamp" / "灯: first.replay.yaml"
     words = ["play", "lamp", "--project", str(folder), "--seed", "a", "--language", "zh", "--record", str(file)]
 
     done = CliRunner(env={"EDGEWISE_NARRATOR": "offline"}).invoke(
@@ -453,9 +453,9 @@ def test_a_play_is_recorded_as_far_as_it_went(tmp_path: Path):
     )
 
     assert done.exit_code == 0, done.output
-    assert f"{file} is written. Play it: edgewise replay {file}" in done.stderr
+    assert f"{file} is written. Play it: edgewise replay '{file}'" in done.stderr
     (replay,), faults = read_replays(str(file), file.read_text(encoding="utf-8"))
-    assert faults == []
+    assert (faults, replay.name) == ([], "灯: first")
     assert [step.choose.key if step.choose else step.send for step in replay.steps] == ["INIT", "rub", "SAY", "leave"]
     machine = loader.load_project(folder)["lamp"]
     assert asyncio.run(played(replay, machine)).verdict == "passed"

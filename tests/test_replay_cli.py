@@ -231,6 +231,33 @@ def test_update_writes_what_came_and_no_other_character(project: Any):
     assert (found / "good.replay.yaml").read_text(encoding="utf-8") == GOOD
 
 
+STRANGE = "edge: MOUTH.gone, next: NONE, ending: END_GONE, options: [stirke], allowed: [SYA], context: {mood: clam}"
+"""Names that the machine doesn't have, where what came has others to put."""
+
+
+def test_names_that_are_gone_are_updated_where_they_are_expected_and_faults_where_they_are_sent(project: Any):
+    took = at() + f"steps:\n  - {{choose: take, expect: {{{STRANGE}}}}}\n"
+    kept = {
+        "sent": at() + "steps:\n  - {choose: tkae, expect: {edge: MOUTH.gone}}\n",
+        "unknown": at() + "steps:\n  - {choose: take, expect: {edge: MOUTH.gone, context: {ph: 1}}}\n",
+        "typo": at() + "steps:\n  - {choose: take, expect: {egde: MOUTH.gone}}\n",
+    }
+    folder = project(gone=took, **kept)
+    assert replay(folder, "replays/den/gone.replay.yaml").stdout.startswith("faulty")
+
+    done = replay(folder, "--update")
+
+    found = folder / "replays" / "den"
+    assert done.stdout.splitlines()[0] == "updated: replays/den/gone.replay.yaml"
+    assert done.stdout.splitlines()[-1] == "4 replays: 3 faulty, 1 passed"
+    assert (found / "gone.replay.yaml").read_text(encoding="utf-8") == at() + (
+        'steps:\n  - {choose: take, expect: {edge: "MOUTH.take", context: {mood: calm}, next: MOUTH, '
+        "allowed: [MOUTH, FORK, SAY], options: [strike, deeper]}}\n"
+    )
+    for name, text in kept.items():
+        assert (found / f"{name}.replay.yaml").read_text(encoding="utf-8") == text
+
+
 def update(text: str) -> str:
     def play(replay: Replay) -> Any:
         return asyncio.run(played(replay, den()))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
+from msgspec.structs import replace
+
 from runtime import errors
 from runtime.advance import KINDS
 from runtime.bench.replay import Expect, Place, Replay, ReplayStep
@@ -26,15 +28,19 @@ Said = Iterator[tuple[str, str]]
 """Faults of a part: its dotted path, and the sentence."""
 
 
-def findings_against(machine: Machine, replay: Replay) -> list[Finding]:
-    """Every name and value of a replay that the machine doesn't have, at its place, in file order."""
+def findings_against(machine: Machine, replay: Replay, *, is_updated: bool = False) -> list[Finding]:
+    """Every name and value of a replay that the machine doesn't have, at its place, in file order.
+
+    Of one whose expectations are to be written anew, only what no update could write otherwise.
+    """
     found = [_at(replay.places, f"given.{path}", message) for path, message in _given(machine, replay)]
     names = _Names(machine)
     if replay.given.state is None and replay.steps[0].choose is not None and replay.steps[0].expect.error is None:
         begin = f"the first step sends the initial event: send: {machine.definition.first.event}, or give a state"
         found.append(_at(replay.steps[0].places, "choose", begin))
     for step in replay.steps:
-        found += [_at(step.places, path, message) for path, message in _step(machine, names, step)]
+        asked = replace(step, expect=_left_of(machine, step.expect)) if is_updated else step
+        found += [_at(step.places, path, message) for path, message in _step(machine, names, asked)]
     return sorted(set(found))
 
 
@@ -49,6 +55,12 @@ def _at(places: Any, path: str, message: str) -> Finding:
         path = path.rpartition(".")[0]
     file, line, col = place
     return Finding(file, line, col, UNKNOWN, message)
+
+
+def _left_of(machine: Machine, expect: Expect) -> Expect:
+    """What of an expectation can't be updated: a variable, text or part of meta that is not there has no value."""
+    context = {name: value for name, value in expect.context.items() if name not in machine.definition.context}
+    return Expect(context=context, texts=expect.texts, meta=expect.meta, error=expect.error)
 
 
 class _Names:

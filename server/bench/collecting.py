@@ -56,10 +56,10 @@ def project_of(path: Path) -> Path:
     raise MachineNotFound(f"no folder above {path} has machines/", "Put the replay into a project's replays/.")
 
 
-def played_in_project(replay: Replay, path: Path, mode: Mode) -> Result:
+def played_in_project(replay: Replay, path: Path, mode: Mode, *, is_updated: bool = False) -> Result:
     """Play a replay on the machine that its project has. Raises DesignError, MachineNotFound."""
     machine = machine_of(project_of(path), replay.given.machine)
-    if findings := findings_against(machine, replay):
+    if findings := findings_against(machine, replay, is_updated=is_updated):
         raise DesignError(findings)
     return asyncio.run(played(replay, machine, mode=mode))
 
@@ -92,7 +92,7 @@ def update(path: Path, root: Path, mode: Mode) -> bool:
 
     def change(text: str) -> str:
         return updated(
-            named(path, root), text, lambda replay: played_in_project(replay, path, mode),
+            named(path, root), text, lambda replay: played_in_project(replay, path, mode, is_updated=True),
             lambda other: text_of(str(root / other)),
         )  # fmt: skip
 

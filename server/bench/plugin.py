@@ -91,7 +91,8 @@ class ReplayItem(pytest.Item):
         from server.bench.collecting import played_in_project, told  # noqa: PLC0415 - see the module
 
         mode = self.config.getoption(MODE)
-        result = played_in_project(self.replay, self.path, mode)
+        is_updated = self.config.getoption(UPDATE) and self.replay.xfail is None
+        result = played_in_project(self.replay, self.path, mode, is_updated=is_updated)
         if result.verdict == "skipped":
             pytest.skip(result.reason)
         if result.verdict == "failed" and self.config.getoption(UPDATE):

@@ -22,6 +22,7 @@ from runtime.bench.replay_file import read_replays
 from runtime.bench.written import step_text
 from runtime.errors import Refusal
 from runtime.export import import_lines, survey
+from runtime.flow_yaml import word
 from runtime.machine import Machine
 from runtime.narrators.offline import Offline
 from runtime.stores.memory import MemoryStore
@@ -39,6 +40,9 @@ from server.tend.working import FINDINGS, GOOD, ended
 from server.typed import typed
 
 _MENDED = f"{UNKEPT}a text before it was mended, and this replay tells that part otherwise."
+
+
+_TITLE = re.compile(r"^replay: .*$", re.MULTILINE)
 
 
 class Recording(Struct, frozen=True):
@@ -81,10 +85,13 @@ def _session(options: dict[str, Any]) -> NoReturn:
 
 
 def keep(file: Path, text: str, settings: Settings) -> str:
-    """Write a play down; the sentence that says so.
+    """Write a play down, called as its file; the sentence that says so.
 
+    Its session began and ended with the play: that one's id would tell a reader nothing.
     Raises Refused where a key stands in it, or no replay can hold it, OSError.
     """
+    called = f"replay: {word(file.name.removesuffix(SUFFIX))}"
+    text = _TITLE.sub(lambda _: called, text, count=1)
     _read_again(text)
     refuse_keys(text, settings)
     write(file, text)

@@ -265,7 +265,7 @@ def _update(file: Path, project: Path, mode: Mode) -> str:
 
 def _result(each: Replay, project: Path, mode: Mode) -> Result:
     machine = machine_of(project, each.given.machine)
-    if findings := findings_against(machine, each):
+    if findings := findings_against(machine, each, is_updated=True):
         raise DesignError(findings)
     return asyncio.run(played(each, machine, mode=mode))
 
