@@ -101,6 +101,33 @@ def test_a_guard_that_waits_for_dice_is_seen_only_once_they_fell(lamp):
     assert [key for key in still.guards if key[0] == "HALL.gust"] == []
 
 
+def test_the_guard_of_an_option_is_called_by_the_option_and_stands_there():
+    machine = tiny(
+        """
+        initial: HALL
+        context: {armed: {type: bool, default: true}}
+        states:
+          HALL:
+            options:
+              - key: strike
+                text: 砍🗡
+                guard: armed
+                dice: {hit: 1d6}
+                edges:
+                  - {name: hit, guard: dice.hit > 3, target: OUT}
+                  - {name: miss, target: HALL}
+              - {key: flee, text: Flee, guard: armed, target: OUT}
+          OUT: {type: final}
+        """
+    )
+
+    told = {goal.name: goal.place.line for goal in goals(machine, ["guards"]) if goal.key[1] is True}
+    lines = next(iter(machine.files.values())).splitlines()
+
+    assert [*told] == ["HALL.hit is true", "option HALL.strike is true", "HALL.flee is true"]
+    assert lines[told["option HALL.strike is true"] - 1].strip() == "guard: armed"
+
+
 def test_an_edge_without_a_guard_or_with_a_constant_one_is_no_goal():
     machine = tiny(
         """

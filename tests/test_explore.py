@@ -104,6 +104,26 @@ def test_all_of_a_machine_that_ships_is_seen(name: str):
     assert all(is_hit(explored.coverage, goal) for goal in wanted)
 
 
+def test_only_what_a_machine_is_asked_for_is_counted():
+    """Where an event that isn't an option's own is offered, as one to go on with, it is no option of the machine."""
+    machine = tiny(
+        """
+        initial: HALL
+        context: {n: {type: int, default: 0, min: 0, max: 3}}
+        events: {END: {}}
+        on: {END: [{name: over, guard: n > 1, target: OUT, must: true}]}
+        states:
+          HALL: {options: [{key: on, text: On, target: HALL, assign: {n: n + 1}}]}
+          OUT: {type: final}
+        """
+    )
+
+    found = quick(machine).coverage
+
+    assert [*found.options] == ["HALL.on"]
+    assert {*found.edges} == {goal.key for goal in goals(machine, ["edges"])}
+
+
 @pytest.mark.slow
 def test_each_path_goes_as_it_was_found():
     """Its dice, payloads, lessons and times are fixed: the rules and the server play it the same from any seed."""

@@ -55,19 +55,25 @@ class Coverage(Struct, frozen=True):
 
 
 class Goal(Struct, frozen=True):
-    """One thing to cover, and where it is written."""
+    """One thing to cover, and where it is written.
+
+    `option` is the one whose guard is meant, `COMBAT.strike`, where its edge has none of its own; else ''.
+    """
 
     kind: Kind
     key: Key
     place: Place
+    option: str = ""
 
     @property
     def name(self) -> str:
-        """Its key in words: `COMBAT.hit is false`, `INIT.go, then HALL.out`."""
+        """Its key in words: `COMBAT.hit is false`, `option COMBAT.strike is true`, `INIT.go, then HALL.out`."""
         if isinstance(self.key, str):
             return self.key
         first, second = self.key
-        return f"{first}, then {second}" if isinstance(second, str) else f"{first} is {str(second).lower()}"
+        if isinstance(second, str):
+            return f"{first}, then {second}"
+        return f"{f'option {self.option}' if self.option else first} is {str(second).lower()}"
 
 
 Goals = tuple[Goal, ...]
@@ -225,9 +231,15 @@ def _edges(machine: Machine, atlas: Atlas) -> Iterator[Goal]:
 def _guards(machine: Machine, atlas: Atlas) -> Iterator[Goal]:
     for edge in machine.edges:
         if not is_constant(edge):
-            place = atlas.guard(edge)
-            yield Goal("guards", (edge.full_name, True), place)
-            yield Goal("guards", (edge.full_name, False), place)
+            place, option = atlas.guard(edge), _whose_guard(edge)
+            yield Goal("guards", (edge.full_name, True), place, option)
+            yield Goal("guards", (edge.full_name, False), place, option)
+
+
+def _whose_guard(edge: Edge) -> str:
+    """The option whose guard is the only one that stands before one of its several edges; else ''."""
+    name = f"{edge.source}.{edge.option}"
+    return name if edge.option and edge.guard is None and edge.full_name != name else ""
 
 
 def is_constant(edge: Edge) -> bool:

@@ -76,9 +76,13 @@ def _named(key: GoalKey) -> str:
 
 
 def _coverage(search: Search) -> Coverage:
+    """What was seen; of what is looked for only the goals: an option that only leads on is none."""
     hits: dict[str, dict[Any, int]] = {kind: {} for kind in KINDS}
+    wanted = {(goal.kind, goal.key) for goal in search.goals}
+    counted = {kind for kind, _ in wanted}
     for kind, key in search.seen:
-        hits[kind][key] = 1
+        if kind not in counted or (kind, key) in wanted:
+            hits[kind][key] = 1
     hits["pairs"] = dict.fromkeys(search.pairs, 1)
     return Coverage(**hits, turns=search.turns)
 
