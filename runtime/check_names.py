@@ -358,6 +358,9 @@ def _option(draft: Draft, path: Path, option: Option) -> Iterator[Finding]:
         if "target" not in draft.lost:
             yield draft.at_key(path, "E210", f"the option '{option.key}' leads nowhere. Give it a `target`, or `edges`")
         return
+    if not option.edges and (*path, "edges") in draft.document.places.keys:
+        message = f"the option '{option.key}' has a `target`, so its empty `edges` say nothing. Delete them"
+        yield draft.at_key((*path, "edges"), "E210", message)
     for key in WITH_EDGES:
         if option.edges and (*path, key) in draft.document.places.keys:
             code = "E210" if key == "target" else "E216"
