@@ -133,9 +133,10 @@ def _marked(edge: Edge, marks: Marks) -> str:
 
 
 def label(edge: Edge) -> str:
-    """`EVENT / option [guard] must`."""
+    """`EVENT / option [guard] must`; of an option with several edges `EVENT / option.edge`."""
     guard = guard_of(edge)
-    parts = (edge.event, edge.option and f"/ {edge.option}", guard and f"[{guard}]", "must" if edge.must else "")
+    option = edge.option if edge.name == edge.option else f"{edge.option}.{edge.name}"
+    parts = (edge.event, edge.option and f"/ {option}", guard and f"[{guard}]", "must" if edge.must else "")
     return " ".join(part for part in parts if part)
 
 

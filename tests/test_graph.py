@@ -215,6 +215,29 @@ def test_more_turns_are_never_colder_and_only_none_is_never(one: int, other: int
     assert BLANK.heat("a") is None
 
 
+def test_the_edges_of_one_option_are_told_apart():
+    machine = tiny(
+        """
+        initial: HALL
+        states:
+          HALL:
+            options:
+              - key: search
+                text: 翻找🔦
+                dice: {find: 1d6}
+                edges: [{name: sutra, guard: dice.find > 3, target: HALL}, {name: dust, target: HALL}]
+              - {key: out, text: Out, target: OUT}
+          OUT: {type: final}
+        """
+    )
+
+    drawn = graph.mermaid(machine)
+
+    assert "    HALL --> HALL: HALL / search.dust\n" in drawn
+    assert "    HALL --> HALL: HALL / search.sutra [dice.find #62; 3]\n" in drawn
+    assert "    HALL --> OUT: OUT / out\n" in drawn
+
+
 def test_without_marks_a_picture_is_as_servers_have_drawn_it(marsh):
     assert "    BANK --> BANK: WAIT\n" in graph.mermaid(marsh)
     assert "classDef" not in graph.mermaid(marsh)
