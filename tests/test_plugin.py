@@ -84,6 +84,8 @@ def test_a_failure_names_the_first_difference_and_why_without_a_traceback(folder
     assert 'expected: "HALL.dark"' in shown
     assert 'got:      "HALL.bright"' in shown
     assert "dice.cost < oil" in shown
+    assert "took HALL.bright (machines/lamp.yaml:11) to HALL" in shown
+    assert "HALL.dark stands at machines/lamp.yaml:12" in shown
     assert "Traceback" not in shown
     assert ".py:" not in shown
 

@@ -16,7 +16,7 @@ from served import ROOT, SHIPPED, shipped
 from runtime import loader
 from runtime.bench import player
 from runtime.bench.expecting import is_found, seen_of
-from runtime.bench.failed import failed_name, failed_run, failed_text
+from runtime.bench.failed import failed_name, failed_run, failed_text, located
 from runtime.bench.player import Result, played, played_by_rules
 from runtime.bench.replay import Chosen, Expect, Given, Replay, ReplayStep, bare
 from runtime.bench.replay_file import read_replays
@@ -433,6 +433,61 @@ def test_why_routing_is_what_it_is_names_every_edge():
         "  MOUTH.RULE>FORK is closed: hp < 0 is false (hp = 3)",
         "  MOUTH.FORK>FORK is closed: hp > 8 is false (hp = 3)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("expected", "told"),
+    [
+        ("[strike, take, deeper, tak]", [
+            'missing: deeper — MOUTH.deeper is closed: "lamp" in bag || mood == tense is false (bag = [], mood = calm)',
+            "missing: tak — no option of MOUTH (洞口). Did you mean 'take'?",
+        ]),
+        ("[strike]", ["extra: take — MOUTH.take depends: waits for the choice"]),
+        ("[take, strike]", ["the same options, in another order or number"]),
+    ],
+)  # fmt: skip
+def test_why_options_differ_names_first_which_and_the_rest_in_a_line(expected: str, told: list[str]):
+    lines = why(one(f"{MISS}, expect: {{options: {expected}}}"))
+
+    assert lines[: len(told)] == told
+    assert lines[len(told) : -1] == [
+        "open at MOUTH (洞口): MOUTH, SAY",
+        "offered: 1 strike “挥石头”, 2 take “拾起提灯”",
+    ]
+    assert lines[-1].startswith("beside: *.LATE>END_LATE closed, MOUTH.hit depends, ")
+    assert not any(line.partition(" — ")[2].partition(" ")[0] in lines[-1] for line in told if " — MOUTH." in line)
+
+
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [
+        (f"{MISS}, expect: {{edge: MOUTH.hit}}", {"MOUTH.miss": 28, "MOUTH.hit": 27}),
+        (f"{MISS}, expect: {{context: {{hp: 5}}}}", {"MOUTH.miss": 28}),
+        (f"{MISS}, expect: {{result.text: 灯}}", {"MOUTH.miss": 28}),
+        (f"{MISS}, expect: {{options: [strike, take, deeper]}}", {"MOUTH.deeper": 30}),
+        ("choose: deeper", {"MOUTH.deeper": 30}),
+        ("send: FORK", {"MOUTH.FORK>FORK": 36}),
+    ],
+)
+def test_a_difference_says_where_its_edges_stand(step: str, told: dict[str, int]):
+    found = located(played_once(one(step)), den()).difference
+
+    assert found is not None
+    assert {name: f"{name} (machines/den.yaml:{line})" in found.why for name, line in told.items()} == dict.fromkeys(
+        told, True
+    )
+    assert found.why.count("machines/den.yaml") == len(told)
+    assert DEN.splitlines()[27].strip().startswith("- {name: miss")
+
+
+def test_an_edge_that_was_not_looked_at_has_its_place_and_so_has_the_first_one():
+    elsewhere = located(played_once(one(f"{MISS}, expect: {{edge: FORK.bold}}")), den()).difference
+    first = located(played_once(ANEW + "steps: [{send: INIT, expect: {state: FORK}}]"), den()).difference
+
+    assert elsewhere is not None
+    assert elsewhere.why.splitlines()[-1] == "FORK.bold stands at machines/den.yaml:43"
+    assert first is not None
+    assert "(machines/den.yaml:5) to MOUTH" in first.why
 
 
 def test_why_something_was_refused_says_what_is_open_instead():

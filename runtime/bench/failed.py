@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from hashlib import sha256
 from typing import Any
 
@@ -13,10 +13,13 @@ from msgspec.structs import replace
 from runtime.bench.course import Result
 from runtime.bench.expecting import Came, Difference
 from runtime.bench.modes import Mode
+from runtime.bench.places import Atlas
 from runtime.bench.recording import narrated
 from runtime.bench.replay import SUFFIX, Replay, ReplayStep, fixed_dice
+from runtime.bench.why import EXTRA, MISSING
 from runtime.bench.written import written
 from runtime.flow_yaml import flow
+from runtime.machine import Machine
 
 FOLDER = ".edgewise/failed"
 """Where failed runs are kept in a project; nothing below it is collected as a test."""
@@ -57,8 +60,19 @@ def failed_text(result: Result) -> str:
 def failed_name(replay_id: str) -> str:
     """A file's name for a test's id, which no other id has and every file system takes."""
     named = unicodedata.normalize("NFC", replay_id.replace(SUFFIX, ""))
-    plain = _STRANGE.sub("-", named).strip("-.").encode()[-_NAME_BYTES:].decode(errors="ignore")
-    return f"{plain}-{sha256(replay_id.encode(errors='surrogatepass')).hexdigest()[:_HASH_CHARS]}{SUFFIX}"
+    return _file_name(named, replay_id)
+
+
+def bug_name(machine: str, kind: str, what: str, replay: Replay | None) -> str:
+    """A file's name for a finding: the same for the same steps, whoever found them; it begins with the machine."""
+    steps = () if replay is None else tuple((each.choose, each.send, each.with_, each.dice) for each in replay.steps)
+    return _file_name(f"{machine}-{kind}-{unicodedata.normalize('NFC', what)}", f"{machine} {kind} {steps!r}")
+
+
+def _file_name(named: str, whole: str) -> str:
+    """What names a thing, cut at its end, and a hash of all that makes it this one."""
+    plain = _STRANGE.sub("-", named).strip("-.").encode()[:_NAME_BYTES].decode(errors="ignore")
+    return f"{plain}-{sha256(whole.encode(errors='surrogatepass')).hexdigest()[:_HASH_CHARS]}{SUFFIX}"
 
 
 def told(result: Result) -> Iterator[str]:
@@ -71,6 +85,40 @@ def told(result: Result) -> Iterator[str]:
         yield f"  expected: {said(found.field, found.expected)}"
         yield f"  got:      {said(found.field, found.got)}"
     yield from (f"  {line}" for line in found.why.splitlines())
+
+
+def located(result: Result, machine: Machine) -> Result:
+    """The result with where the edges stand that its difference is about: the taken and the expected one.
+
+    The machine's file is read again for it, so it is for what is told, not for every difference that is found.
+    """
+    found = result.difference
+    if found is None or found.step == 0 or found.field == "prompt":
+        return result
+    atlas, why = Atlas(machine), found.why
+    edges = [machine.initial, *(each for row in machine.table.values() for each in row)]
+    known = {each.full_name: each for each in edges}
+    for name in _meant(result.came[found.step - 1], found, known):
+        place = atlas.edge(known[name].edge)
+        met = _named(name).search(why)
+        why = f"{why[: met.end()]} ({place}){why[met.end() :]}" if met else f"{why}\n{name} stands at {place}"
+    return replace(result, difference=replace(found, why=why))
+
+
+def _meant(came: Came, found: Difference, known: Collection[str]) -> list[str]:
+    """The edges that a difference is about, in the order of the machine."""
+    meant = {found.expected} if found.field == "edge" else set()
+    if found.field == "options" or came.turn is None:
+        first = [line for line in found.why.splitlines() if came.turn is None or line.startswith((MISSING, EXTRA))]
+        meant |= {name for name in known if any(_named(name).search(line) for line in first)}
+    else:
+        meant |= {came.turn.outcome.edge}
+    return [name for name in known if name in meant]
+
+
+def _named(edge: str) -> re.Pattern[str]:
+    """An edge's name in a sentence, and not as a part of another's."""
+    return re.compile(rf"(?<![\w.*>]){re.escape(edge)}(?![\w.>])")
 
 
 def _at(result: Result, found: Difference) -> str:

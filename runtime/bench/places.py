@@ -5,6 +5,8 @@ A machine is compiled without its places, so its file is read once more, by the 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from msgspec import Struct
 
 from runtime.document import read
@@ -31,9 +33,7 @@ class Atlas:
     def __init__(self, machine: Machine) -> None:
         """Read the machine's file again."""
         self.file = file_of(machine)
-        self._places: Places = read(
-            self.file, machine.files[self.file], may_be_null=lambda path: path[:1] == ("slots",)
-        ).places
+        self._places: Places = _places(self.file, machine.files[self.file])
 
     def key(self, path: Path) -> Place:
         """Where an entry's key stands, or a list's item."""
@@ -68,6 +68,12 @@ class Atlas:
     def kind(self, state: str, kind: str) -> Place:
         """Where a kind of free options stands."""
         return self.key(("states", state, "options", "kinds", kind))
+
+
+@lru_cache(maxsize=8)
+def _places(file: str, text: str) -> Places:
+    """Where all stands in a file; of one machine many are asked for, one after another."""
+    return read(file, text, may_be_null=lambda path: path[:1] == ("slots",)).places
 
 
 def file_of(machine: Machine) -> str:

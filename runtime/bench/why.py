@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runtime.advance import route
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MOST_EDGES = 12
 """How many edges are told at most; the rest is counted."""
+MISSING, EXTRA = "missing", "extra"
+"""How an option is called that is expected and not offered, and the other way round."""
 _ROUTED = frozenset({"next", "allowed", "should_end", "options"})
 
 
@@ -33,7 +35,9 @@ def why(came: Came, asked: str, machine: Machine) -> str:
     if name == "context":
         return "\n".join(_changed(came.turn, part, machine))
     if name in _ROUTED:
-        return "\n".join(_routed(came.turn.after, came.turn.routed, machine))
+        expected = came.step.expect.options if name == "options" else None
+        lines = _routed(came.turn.after, came.turn.routed, machine)
+        return "\n".join(lines if expected is None else _offered_otherwise(came.turn, expected, machine))
     if name in ("edge", "state", "ended", "ending", "error"):
         return "\n".join(_taken(came.turn, machine))
     return f"told by {', '.join(came.turn.rungs) or 'offline'} for edge {came.turn.outcome.edge}" if came.answer else ""
@@ -57,12 +61,49 @@ def _dice(turn: Step) -> Iterator[str]:
 
 def _routed(session: Session, routed: Iterable[Considered], machine: Machine) -> Iterator[str]:
     """What is open where the session stands now."""
-    routing = session.routing
-    allowed = ", ".join(routing.allowed_event_types) or "nothing"
-    yield f"open at {state_label(machine, session.state, session)}: {allowed}"
+    yield f"open at {state_label(machine, session.state, session)}: {_allowed(session)}"
     if session.offer:
         yield f"offered: {offered(session)}"
     yield from _edges(routed)
+
+
+def _allowed(session: Session) -> str:
+    return ", ".join(session.routing.allowed_event_types) or "nothing"
+
+
+def _offered_otherwise(turn: Step, expected: Sequence[str], machine: Machine) -> Iterator[str]:
+    """The options that are missing, and those that are too many, each with its edges; then the rest, short."""
+    session, offer = turn.after, [each.key or each.kind for each in turn.after.offer]
+    missing = [name for name in dict.fromkeys(expected) if name not in offer]
+    extra = [name for name in offer if name not in expected]
+    for what, names in ((MISSING, missing), (EXTRA, extra)):
+        yield from (f"{what}: {name} — {_judged(name, turn, machine)}" for name in names)
+    if not missing and not extra:
+        yield "the same options, in another order or number"
+    yield f"open at {state_label(machine, session.state, session)}: {_allowed(session)}"
+    if session.offer:
+        yield f"offered: {offered(session)}"
+    told = {each.compiled.full_name for name in (*missing, *extra) for each in _edges_of(name, turn.routed)}
+    rest = [each for each in turn.routed if each.compiled.full_name not in told]
+    if rest:
+        yield "beside: " + ", ".join(f"{each.compiled.full_name} {each.verdict}" for each in rest)
+
+
+def _judged(option: str, turn: Step, machine: Machine) -> str:
+    """How an option's edges were judged, where the state has it."""
+    found = _edges_of(option, turn.routed)
+    if found:
+        return "; ".join(edge_line(each.told()) for each in found)
+    state = machine.definition.states.get(turn.after.state)
+    own = [*(each.key for each in state.authored), *state.kinds] if state is not None else []
+    at = state_label(machine, turn.after.state, turn.after)
+    if option not in own:
+        return f"no option of {at}{did_you_mean(option, own)}"
+    return f"an option of {at} {'that is drawn' if state is not None and option in state.kinds else 'without an edge'}"
+
+
+def _edges_of(option: str, routed: Iterable[Considered]) -> list[Considered]:
+    return [each for each in routed if each.edge.option == option]
 
 
 def _edges(considered: Iterable[Considered], taken: str = "") -> Iterator[str]:

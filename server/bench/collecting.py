@@ -61,7 +61,7 @@ def played_in_project(replay: Replay, path: Path, mode: Mode, *, is_updated: boo
     machine = machine_of(project_of(path), replay.given.machine)
     if findings := findings_against(machine, replay, is_updated=is_updated):
         raise DesignError(findings)
-    return asyncio.run(played(replay, machine, mode=mode))
+    return failed.located(asyncio.run(played(replay, machine, mode=mode)), machine)
 
 
 def told(result: Result, path: Path, mode: Mode) -> str:

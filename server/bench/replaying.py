@@ -171,7 +171,7 @@ async def _report(item: Item, play: Callable[[Replay, Machine], Awaitable[Result
         return _faulty(item, (f"machine '{item.replay.given.machine}': {each}" for each in error.findings))
     except Refusal as refusal:
         return _faulty(item, [f"{refusal.message}. {refusal.hint}"])
-    return _told(await play(item.replay, machine), item.mode)
+    return _told(failed.located(await play(item.replay, machine), machine), item.mode)
 
 
 def _faulty(item: Item, lines: Iterable[str]) -> Report:

@@ -133,7 +133,7 @@ def _replayed(task: Task) -> Done:
         return Done(case=_unplayed(replay, ("its machine has faults",)))
     if findings := findings_against(machine, replay):
         return Done(case=_unplayed(replay, tuple(map(str, findings)), findings))
-    result = asyncio.run(played(replay, machine))
+    result = failed.located(asyncio.run(played(replay, machine)), machine)
     return Done(
         case=_case_of_replay(result),
         coverage=seen(machine, result.came),
@@ -216,7 +216,7 @@ def _is_reached(bug: Bug, reached: Collection[str]) -> bool:
 
 
 def _run_name(bug: Bug) -> str:
-    return failed.failed_name(f"{bug.machine} {bug.kind} {bug.what}")
+    return failed.bug_name(bug.machine, bug.kind, bug.what, bug.replay)
 
 
 def _told(bug: Bug) -> Iterator[str]:
