@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from msgspec import Struct
@@ -70,11 +71,33 @@ class Attacked(Struct, frozen=True, kw_only=True):
 
 
 class Attack(Struct, frozen=True):
-    """One request: of which kind, and the step that sends it."""
+    """One request: of which kind, and the step that sends it; one of `codes` must refuse it, where there are any."""
 
     kind: str
     step: ReplayStep
     invoke: Invoke
+    codes: frozenset[str] = frozenset()
+
+
+_NOT_OPEN = frozenset(
+    {"event_not_allowed", "guard_refused", "option_not_offered", "session_exists", "validation_error"}
+)
+"""What refuses an event whose turn it isn't: it is closed, needs an option, or begins a session."""
+REFUSED: Mapping[str, frozenset[str]] = {
+    "before the first event": frozenset({"session_not_found", "unknown_event_type"}),
+    "an odd beginning": frozenset({"constraints_unsatisfiable", "validation_error", "stale_turn"}),
+    "an event that isn't": frozenset({"unknown_event_type"}),
+    "the first event again": _NOT_OPEN,
+    "an event that is closed": _NOT_OPEN,
+    "an option that isn't": frozenset({"option_not_offered", "validation_error"}),
+    "an option of another event": frozenset({"option_event_mismatch", "session_exists"}),
+    "an unknown field": frozenset({"validation_error", "option_not_offered", "session_exists"}),
+    "a text that is too long": frozenset({"validation_error", "option_not_offered", "session_exists"}),
+    "a value of no right kind": frozenset({"validation_error", "option_not_offered", "session_exists"}),
+    "a turn that is gone": frozenset({"stale_turn"}),
+    "a rewind to nowhere": frozenset({"turn_not_found", "rewind_refused", "validation_error"}),
+}
+"""What no server may take, and the codes of which one must refuse it. Other kinds may be right."""
 
 
 async def attack(machine: Machine, seed: str, walks: int = WALKS) -> Attacked:
@@ -127,13 +150,23 @@ class _Siege:
             session = await self.session()
             if session is None:
                 return
-            for each in self._attacks(session):
-                await self._send(each)
-                session = await self.session() or session
+            session = await self._attacked(session)
             await self._rewound(session)
             if session.ended:
                 return
-            await self._move(session)
+            await self._move(await self.session() or session)
+
+    async def _attacked(self, session: Session) -> Session:
+        """All kinds of attacks on a session, each on its newest turn: where one was taken, the next is made anew."""
+        sent, is_new = 0, True
+        while is_new and not session.ended:
+            is_new = False
+            for each in islice(self._attacks(session), sent, None):
+                sent += 1
+                if await self._send(each) is not None:
+                    session, is_new = await self.session() or session, True
+                    break
+        return session
 
     # What is sent.
 
@@ -142,27 +175,31 @@ class _Siege:
         yield self._sent("before the first event", ReplayStep(send="NO_SUCH_EVENT"))
         yield self._sent("before the first event", ReplayStep(choose=Chosen(id=1)))
         begin = Invoke(event=event, session_id=self.session_id, run_seed=self.run_seed)
-        slots = dict.fromkeys(self.machine.definition.slots, TEXTS[10])
-        for odd in ({"slots": slots}, {"constraints": {"language": "xx"}}, {"expected_turn": 7}):
-            if odd.get("slots", True):
-                yield Attack("an odd beginning", ReplayStep(send=event), replace(begin, **odd))
+        if slots := dict.fromkeys(self.machine.definition.slots, TEXTS[10]):
+            yield Attack("odd slots", ReplayStep(send=event), replace(begin, slots=slots))
+        for odd in ({"constraints": {"language": "xx"}}, {"expected_turn": 7}):
+            kind = "an odd beginning"
+            yield Attack(kind, ReplayStep(send=event), replace(begin, **odd), REFUSED[kind])
         yield Attack("a beginning", ReplayStep(send=event), begin)
 
     def _attacks(self, session: Session) -> Iterator[Attack]:
         """All kinds of wrong requests in a session, but what could be right."""
         yield self._sent("an event that isn't", ReplayStep(send="NO_SUCH_EVENT"))
         yield self._sent("an event that isn't", ReplayStep(send="__class__" * 50))
-        yield self._sent("the first event again", ReplayStep(send=self.machine.definition.first.event))
+        first = self.machine.definition.first.event
+        again = self._sent("the first event again", ReplayStep(send=first))
+        yield replace(again, codes=frozenset()) if first in session.routing.allowed_event_types else again
         for event in self.machine.definition.event_types:
             if event not in session.routing.allowed_event_types:
                 yield self._sent("an event that is closed", ReplayStep(send=event))
         for number in ODD_IDS:
             yield self._sent("an option that isn't", ReplayStep(choose=Chosen(id=number)))
         for offer in session.offer:
-            others = [each for each in self.machine.definition.event_types if each != offer.event_type]
+            known = (offer.event_type, session.routing.next_event_type)  # The likeliest event is taken with a warning.
+            others = [each for each in self.machine.definition.event_types if each not in known]
             if others:
                 step = ReplayStep(choose=Chosen(id=offer.id), send=self.rng.choice(others))
-                yield replace(self._sent("an option of another event", step), kind="an option of another event")
+                yield self._sent("an option of another event", step)
         yield from self._payloads(session)
         yield from self._stale(session)
 
@@ -171,9 +208,11 @@ class _Siege:
             for name, kind in self.machine.definition.event(event).payload.items():
                 texts = TEXTS if kind.rstrip("?") in ("text", "str") else ()
                 for text in self.rng.sample(texts, min(len(texts), 4)):
-                    yield self._sent("free text", ReplayStep(send=event, with_={name: text}))
+                    what = "a text that is too long" if len(text) > TEXT_MAX_CHARS else "free text"
+                    yield self._sent(what, ReplayStep(send=event, with_={name: text}))
                 for value in self.rng.sample(ODD_VALUES, 3):
-                    yield self._sent("a value of a wrong kind", ReplayStep(send=event, with_={name: value}))
+                    what = "a value of no right kind" if _is_wrong(kind, value) else "a value of a wrong kind"
+                    yield self._sent(what, ReplayStep(send=event, with_={name: value}))
             yield self._sent("an unknown field", ReplayStep(send=event, with_={"no_such_field": TEXTS[5]}))
 
     def _stale(self, session: Session) -> Iterator[Attack]:
@@ -182,7 +221,9 @@ class _Siege:
             told = self._moved(session, move)
             for turn in (0, session.turn - 1, session.turn + 1, 10**9):
                 if turn != session.turn:
-                    yield replace(told, kind="a turn that is gone", invoke=replace(told.invoke, expected_turn=turn))
+                    kind = "a turn that is gone"
+                    gone = replace(told.invoke, expected_turn=turn)
+                    yield replace(told, kind=kind, invoke=gone, codes=REFUSED[kind])
             terms = {"forbidden_terms": ["的", "the", "a"], "max_chars_scene": 20}
             yield replace(told, kind="narrow constraints", invoke=replace(told.invoke, constraints=terms))
 
@@ -194,7 +235,7 @@ class _Siege:
             selected_option_id=None if chosen is None else chosen.id,
             payload=step.with_,
         )
-        return Attack(kind, step, invoke)
+        return Attack(kind, step, invoke, REFUSED.get(kind, frozenset()))
 
     def _moved(self, session: Session, move: Move) -> Attack:
         """A request that may be right."""
@@ -215,15 +256,17 @@ class _Siege:
 
     async def _send(self, each: Attack) -> Played | None:
         """Send a request; None where it is refused, and then nothing may have changed."""
-        before, expected = await self.session(), each.invoke.expected_turn
-        done = await self._held(each.kind, each.step, lambda: play(self.runtime, each.invoke, "operator"))
-        if done is not None and before is not None and expected not in (None, before.turn):
-            self._broke(
-                "crash", f"{each.kind}: it expected turn {expected}, and was taken at turn {before.turn}", each.step
-            )
-        return done
+        work = lambda: play(self.runtime, each.invoke, "operator")  # noqa: E731 - made anew for each
+        return await self._held(each.kind, each.step, work, each.codes)
 
-    async def _held(self, kind: str, step: ReplayStep | None, work: Callable[[], Awaitable[Played]]) -> Played | None:
+    async def _held(
+        self,
+        kind: str,
+        step: ReplayStep | None,
+        work: Callable[[], Awaitable[Played]],
+        codes: Collection[str] = (),
+    ) -> Played | None:
+        """What came of a request, None where it was refused; with `codes` one of these must refuse it."""
         self.tried[kind] += 1
         before = await self._rows()
         try:
@@ -232,12 +275,17 @@ class _Siege:
             self.tried[f"{kind}: refused"] += 1
             if refusal.code == "machine_fault":
                 self._broke("fault", refusal.message, step)
+            elif codes and refusal.code not in codes:
+                wanted = " or ".join(sorted(codes))
+                self._broke("crash", f"{kind}: refused with {refusal.code}, where {wanted} was due", step)
             if await self._rows() != before:
                 self._broke("crash", f"{kind}: refused with {refusal.code}, and the journal changed all the same", step)
             return None
         except Exception as error:  # noqa: BLE001 - any error that is no refusal is what is looked for
             self._broke("crash", f"{kind}: {type(error).__name__}: {error}"[:500], step)
             return None
+        if codes:
+            self._broke("crash", f"{kind}: it was taken, where {' or '.join(sorted(codes))} was due", step)
         if self.path is not None and step is not None and not done.is_replayed:
             self.path.append(step)
         return done
@@ -299,10 +347,12 @@ class _Siege:
             if turn == max(1, session.turn - 2) and (session.ended or self.rng.random() < 0.8):  # noqa: PLR2004 - seldom
                 continue
             target: Any = turn
+            kind = "a rewind" if 1 <= turn <= session.turn else "a rewind to nowhere"
             done = await self._held(
-                "a rewind",
+                kind,
                 None,
                 lambda to=target: history.rewind(self.runtime, self.session_id, to),  # type: ignore[misc]
+                REFUSED.get(kind, ()),
             )
             if done is not None:
                 self.path = None  # A replay doesn't rewind: what breaks from here on is shown by the seed.
@@ -319,3 +369,15 @@ class _Siege:
         self.bugs[kind, what] = Bug(
             kind=kind, machine=self.machine.name, what=what, where=self.atlas.file, replay=replay, seed=self.seed
         )
+
+
+def _is_wrong(kind: str, value: Any) -> bool:
+    """Whether a value can't be one of a payload's field of a kind, however it is read."""
+    plain = kind.rstrip("?")
+    if value is None:
+        return plain == kind
+    if plain in ("text", "str"):
+        return not isinstance(value, str)
+    if plain == "bool":
+        return not isinstance(value, bool)
+    return isinstance(value, bool | str | list | dict)
