@@ -176,14 +176,22 @@ def _at_random(project: Path, machines: Mapping[str, Machine], options: dict[str
     }
     bugs: dict[str, dict[Bug, str]] = {}
     for name, each in found.items():
-        listed = [*each.bugs, *wander.repeated(machines[name], each)]
-        bugs[name] = {bug: _kept(project, bug) for bug in listed}
+        bugs[name] = {bug: _kept(project, bug) for bug in each.bugs}
+    notes = {name: list(wander.repeated(machines[name], each)) for name, each in found.items()}
     if options["form"] == "json":
-        told_as_json({name: _wandered_plain(each, wandering, bugs[name]) for name, each in found.items()})
+        told_as_json({name: _wandered_plain(each, wandering, bugs[name], notes[name]) for name, each in found.items()})
     else:
         for name, each in found.items():
             _show(_wandered_lines(machines[name], each, wandering, bugs[name]))
-    return int(any(bug.kind != "repeats" for listed in bugs.values() for bug in listed))
+            _show(line for note in notes[name] for line in _note_lines(note))
+    return int(any(bugs.values()))
+
+
+def _note_lines(note: Bug) -> Iterator[str]:
+    """What is worth knowing and no fault: nothing is kept of it."""
+    yield click.style(f"  note: {note.where}: {clean(note.what)}", fg="yellow")
+    if note.replay is not None:
+        yield f"    seed {clean(note.seed)}: {path_of(note.replay.steps)}"
 
 
 def _refuse_language(machines: Mapping[str, Machine], language: str | None) -> None:
@@ -193,7 +201,9 @@ def _refuse_language(machines: Mapping[str, Machine], language: str | None) -> N
             raise click.UsageError(f"machine '{name}' has no language '{language}'. It has: {', '.join(offered)}.")
 
 
-def _wandered_plain(found: Wandered, wandering: Wandering, bugs: Mapping[Bug, str]) -> dict[str, Any]:
+def _wandered_plain(
+    found: Wandered, wandering: Wandering, bugs: Mapping[Bug, str], notes: Sequence[Bug]
+) -> dict[str, Any]:
     return {
         "plays": found.plays,
         "seed": wandering.seed,
@@ -203,6 +213,7 @@ def _wandered_plain(found: Wandered, wandering: Wandering, bugs: Mapping[Bug, st
         "lengths": {str(length): found.lengths[length] for length in sorted(found.lengths)},
         "values": {name: dict(_by_count(counts)) for name, counts in found.values.items()},
         "findings": [_bug_plain(bug, file) for bug, file in bugs.items()],
+        "notes": [{"what": note.what, "where": note.where, "seed": note.seed or None} for note in notes],
     }
 
 
@@ -327,7 +338,7 @@ def _kept(project: Path, bug: Bug) -> str:
     folder = project / failed.FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     (folder.parent / ".gitignore").write_text("*\n", encoding="utf-8")
-    file = folder / failed.failed_name(f"{bug.machine}-{bug.kind}-{bug.where}-{bug.what}")
+    file = folder / failed.bug_name(bug.machine, bug.kind, bug.what, bug.replay)
     seed = f"\nseed {bug.seed}" if bug.seed else ""
     with whole_file(file) as out:
         out.write(written(bug.replay, f"{bug.kind}: {bug.where}: {bug.what}{seed}").encode())
