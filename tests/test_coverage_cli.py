@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import SCALE, tiny
 from msgspec.structs import replace
-from test_graph import SHIPPED
+from served import SHIPPED, shipped
 from test_sessions_cli import Said, _quiet, whole  # noqa: F401 - a fixture
 from test_tending import HALL, TOKENS, served
 
@@ -377,10 +377,10 @@ async def test_the_route_is_for_operators(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(SHIPPED))
+@pytest.mark.parametrize("name", SHIPPED)
 async def test_a_journal_counts_what_a_trial_counts_of_the_same_turns(name: str, start: Any):
     """Edges, guards, pairs: whoever plays, the same turns hit the same."""
-    machine = SHIPPED[name]
+    machine = shipped()[name]
     client, rng = await start(machine), random.Random(name)  # noqa: S311 - no secret
     trial, first = Trial(machine, tells=True), {"event": machine.definition.first.event, "run_seed": name}
     await play(client.runtime, Invoke(session_id="s", **first))

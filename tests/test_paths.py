@@ -1,4 +1,4 @@
-"""The fewest plays that cover a machine: each goes as it is written, together they cover all, and none is in vain."""
+"""Few plays that cover a machine: each goes as it is written, together they cover all, and none is in vain."""
 
 from __future__ import annotations
 

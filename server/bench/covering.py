@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -131,8 +132,9 @@ def played_all(project: Path, machines: Mapping[str, Machine], folder: Path, job
     items: list[Asked] = [(str(project), each) for each in replays]
     parts: dict[str, list[Coverage]] = {name: [] for name in machines}
     failed: dict[str, list[str]] = {name: [] for name in machines}
-    for number, (coverage, verdict) in _shown("playing replays", items, play_one, project, jobs):
-        replay = replays[number]
+    came = dict(_shown("playing replays", items, play_one, project, jobs))
+    for number, replay in enumerate(replays):  # in their order, whichever process was first
+        coverage, verdict = came[number]
         parts[replay.given.machine].append(coverage)
         if verdict in FAILED:
             failed[replay.given.machine].append(replay.id)
@@ -163,7 +165,7 @@ def explored_all(project: Path, machines: Mapping[str, Machine], jobs: int) -> d
     names = list(machines)
     items = [(str(project), name) for name in names]
     found = _shown("exploring", items, explore_one, project, jobs)
-    return {names[number]: explored for number, explored in found}
+    return {names[number]: explored for number, explored in sorted(found, key=itemgetter(0))}
 
 
 def _shown(

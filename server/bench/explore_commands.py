@@ -84,8 +84,10 @@ def explore(**options: Any) -> None:
 @seconds_option
 @format_option
 def paths(**options: Any) -> None:
-    """Find the fewest plays that cover MACHINE, as replays whose dice are fixed and that expect what came.
+    """Find few plays that cover MACHINE, as replays whose dice are fixed and that expect what came.
 
+    None of them is in vain, though others might do with fewer: of the plays that a search knows the one that
+    covers most is taken, again and again.
     Each is played before it is written. A file that is there is never overwritten by another play.
     One that breaks a property of the machine is told of, and not written.
 
