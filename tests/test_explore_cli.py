@@ -118,6 +118,22 @@ def test_a_shrunk_random_finding_plays_again(tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_sentences_that_are_told_again_are_notes_and_no_fault(tmp_path: Path):
+    folder = project(tmp_path, SOUND)
+
+    done = edgewise("explore", "--random", "20", "--tells", "-j", "1", cwd=folder)
+    told = json.loads(
+        edgewise("explore", "--random", "20", "--tells", "-j", "1", "--format", "json", cwd=folder).stdout
+    )["lighthouse"]
+
+    assert done.returncode == GOOD, done.stdout
+    assert "  note: machines/lighthouse.yaml: told again in" in done.stdout
+    assert told["findings"] == []
+    assert told["notes"][0]["what"].startswith("told again in")
+    assert not (tmp_path / ".edgewise").exists()
+
+
+@pytest.mark.slow
 def test_attacks_are_counted(tmp_path: Path):
     done = edgewise("explore", "--hostile", "--format", "json", cwd=project(tmp_path, SOUND))
 
