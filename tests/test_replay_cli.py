@@ -160,6 +160,42 @@ def test_faults_of_files_and_names_are_told_all_at_once_and_the_rest_is_played(p
     ]
 
 
+def test_what_fails_for_one_reason_is_told_once_and_the_others_are_named(project: Any):
+    hp = "steps:\n  - {choose: strike, dice: {attack: 3, wound: %d}, expect: {context: {hp: 5}}}\n"
+    words = "each: {language: [zh, en]}\nsteps:\n  - {choose: strik}\n"
+    seeds = BAD.replace("steps:", f"each: {{seed: [{', '.join(f's{n}' for n in range(15))}]}}\nsteps:")
+    folder = project(a=BAD, b=at() + hp % 1, c=BAD, d=at() + hp % 2, e=GOOD, f=at() + words, g=seeds)
+
+    done = replay(folder, "-j", "1")
+
+    told = done.stdout.splitlines()
+    assert [line for line in told if not line.startswith("  ")] == [
+        "failed  replays/den/a.replay.yaml::t", "failed  replays/den/b.replay.yaml::t",
+        "passed  replays/den/e.replay.yaml::t", "faulty  replays/den/f.replay.yaml::t[zh]",
+        "22 replays: 19 failed, 2 faulty, 1 passed",
+    ]  # fmt: skip
+    more = [line for line in told if line.startswith("  and ")]
+    assert more[0].startswith("  and 16 more replays: replays/den/c.replay.yaml::t, replays/den/g.replay.yaml::t[s0], ")
+    assert more[0].endswith("::t[s10], … and 4 others")
+    assert more[1:] == [
+        "  and 1 more replay: replays/den/d.replay.yaml::t", "  and 1 more replay: replays/den/f.replay.yaml::t[en]",
+    ]  # fmt: skip
+    assert len(kept(folder)) == 19
+
+
+def test_a_machines_own_fault_is_told_once(project: Any):
+    folder = project(a=GOOD, b=BAD)
+    (folder / "machines" / "den.yaml").write_text(DEN.replace("target: FORK}", "target: FROK}", 1), encoding="utf-8")
+
+    done = replay(folder)
+    told = json.loads(replay(folder, "--format", "json").stdout)
+
+    assert done.stdout.count("FROK") == 1
+    assert done.stdout.splitlines()[-2:] == ["  and 1 more replay: replays/den/b.replay.yaml::t", "2 replays: 2 faulty"]
+    assert [each["lines"] for each in told["replays"]] == [told["replays"][0]["lines"]] * 2
+    assert "cause" not in told["replays"][0]
+
+
 @pytest.mark.slow
 def test_as_json_it_is_one_document(project: Any):
     done = replay(project(bad=BAD, good=GOOD), "--format", "json", "-j", "1")
@@ -176,13 +212,13 @@ def test_as_json_it_is_one_document(project: Any):
 
 @pytest.mark.slow
 def test_many_are_played_in_several_processes_in_their_order(project: Any):
-    seeds = ", ".join(map(str, range(90)))
+    seeds = ", ".join(f"s{number}" for number in range(90))
     folder = project(many=at() + f"each: {{seed: [{seeds}]}}\nsteps: [{{choose: take}}]", bad=BAD)
 
     one, two = replay(folder, "-j", "1"), replay(folder, "-j", "2")
 
     assert one.stdout == two.stdout
-    assert (two.returncode, len(two.stdout.splitlines())) == (1, 90 + 1 + 9 + 1)
+    assert (two.returncode, two.stdout.splitlines()[-1]) == (1, "91 replays: 1 failed, 90 passed")
 
 
 @pytest.mark.slow

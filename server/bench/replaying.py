@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ FAULTY = "faulty"
 BAD = frozenset({"failed", "xpassed", FAULTY})
 _WORTH_A_PROCESS = 40
 """How many replays another process is worth beginning for: it must load the machines anew."""
+_MOST_NAMES = 12
+"""How many replays that fail for the same reason are named; `--format json` names each."""
 _COLOURS = {
     "passed": "green",
     "failed": "red",
@@ -63,6 +65,7 @@ class Report(Struct, frozen=True, kw_only=True):
     """What is said of one replay; `lines` tell why it is bad, `run` is the text that is kept of it.
 
     `again` says how to play that again; `not_looked_at` is what it expects and nobody could judge.
+    `cause` is the same for what is bad for the same reason, which is told once; None stands alone.
     """
 
     id: str
@@ -74,6 +77,7 @@ class Report(Struct, frozen=True, kw_only=True):
     failed_run: str = ""
     again: tuple[str, ...] = ()
     not_looked_at: tuple[str, ...] = ()
+    cause: Hashable = None
 
 
 def replay(options: dict[str, Any]) -> int:
@@ -175,7 +179,8 @@ async def _report(item: Item, play: Callable[[Replay, Machine], Awaitable[Result
 
 
 def _faulty(item: Item, lines: Iterable[str]) -> Report:
-    return Report(id=item.replay.id, verdict=FAULTY, lines=tuple(lines))
+    told = tuple(lines)
+    return Report(id=item.replay.id, verdict=FAULTY, lines=told, cause=told)
 
 
 def _told(result: Result, mode: Mode) -> Report:
@@ -190,7 +195,23 @@ def _told(result: Result, mode: Mode) -> Report:
         difference=None if found is None else msgspec.to_builtins(found),
         lines=(*anew, *(failed.told(result) if is_bad else ())),
         run=failed.failed_text(result) if is_bad else "",
+        cause=_cause(result) if is_bad else None,
     )
+
+
+def _cause(result: Result) -> Hashable:
+    """What a failure has in common with another one that came of the same: of the same edge, field and reason.
+
+    Values of variables and words that were told are other ones in each play.
+    """
+    found = result.difference
+    if found is None or found.step == 0:
+        return None
+    came = result.came[found.step - 1]
+    edge = came.turn.outcome.edge if came.turn is not None else str(came.refusal)
+    is_ruled = "." not in found.field and found.field not in came.step.expect.texts
+    values = (repr(found.expected), repr(found.got)) if is_ruled else ()
+    return result.replay.given.machine, found.field, edge, values
 
 
 def _anew(came: Iterable[Came]) -> Iterator[str]:
@@ -278,17 +299,35 @@ def _show(reports: Sequence[Report], notes: Sequence[str], form: str) -> None:
     if unseen := sum(bool(report.not_looked_at) for report in reports):
         counts["not wholly looked at"] = unseen
     if form == "json":
-        names = [name for name in Report.__struct_fields__ if name not in ("run", "again")]
+        names = [name for name in Report.__struct_fields__ if name not in ("run", "again", "cause")]
         listed = [{name: getattr(each, name) for name in names} for each in reports]
         told_as_json({"replays": msgspec.to_builtins(listed), "counts": dict(counts), "notes": list(notes)})
         return
     for note in notes:
         click.echo(clean(note))
-    for report in reports:
-        for line in _lines(report):
+    for report, others in _grouped(reports):
+        for line in (*_lines(report), *_also(others)):
             click.echo(line)
     told = ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(counts.items()))
     click.echo(f"{len(reports):,} {'replay' if len(reports) == 1 else 'replays'}: {told}")
+
+
+def _grouped(reports: Iterable[Report]) -> list[tuple[Report, list[str]]]:
+    """The reports in their order, each cause once: with the names of the others that it has made bad."""
+    groups: dict[Hashable, tuple[Report, list[str]]] = {}
+    for number, report in enumerate(reports):
+        cause = number if report.cause is None else (report.verdict, report.cause)
+        _, others = groups.setdefault(cause, (report, []))
+        others.append(report.id)
+    return [(report, names[1:]) for report, names in groups.values()]
+
+
+def _also(names: Sequence[str]) -> Iterator[str]:
+    """The replays that are bad for the reason that was told above."""
+    if names:
+        more = f", … and {len(names) - _MOST_NAMES:,} others" if len(names) > _MOST_NAMES else ""
+        counted = "1 more replay" if len(names) == 1 else f"{len(names):,} more replays"
+        yield f"  and {counted}: {', '.join(map(clean, names[:_MOST_NAMES]))}{more}"
 
 
 def _lines(report: Report) -> Iterator[str]:
