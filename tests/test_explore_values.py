@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from conftest import tiny
 
+from runtime import loader
 from runtime.bench.alike import differing, samples
 from runtime.bench.explore import Explored, quick
 from runtime.bench.trial import Trial
@@ -155,3 +156,35 @@ def test_a_machine_that_differs_at_a_number_of_its_guard_alone_is_told_apart(wri
     other = Trial(tiny(RATED.format(guard=guard.replace(written, mutated))))
 
     assert any(differing(sample, other) for sample in samples(machine))
+
+
+TAUGHT = """
+machine: taught
+title: Taught
+language: en
+initial: HALL
+context: {trust: {type: float, default: 0.0, min: 0.0, max: 1.0}}
+states:
+  HALL:
+    prompt: hall
+    learn: {trust: {from: output.trust, otherwise: trust}}
+    options:
+      - {key: close, text: Close, guard: trust > 0.25 && trust < 0.3, target: OUT}
+      - {key: stay, text: Stay, target: HALL}
+  OUT: {type: final}
+"""
+PROMPT = """---
+inputs: [text]
+outputs: {scene: scene, trust: "float?"}
+---
+system:
+Tell the tale.
+user:
+{{ text }}
+"""
+
+
+def test_a_fraction_that_a_model_teaches_is_tried_between_the_numbers_of_a_guard():
+    machine = loader.load({"machines/taught.yaml": TAUGHT, "prompts/taught/hall.prompty": PROMPT})
+
+    assert quick(machine).not_covered == ()

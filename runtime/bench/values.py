@@ -328,12 +328,24 @@ def _kinds_of(conditions: Conditions, scope: Mapping[str, Any], name: str, varia
     others = [scope[other] for each in asked for other in each.expression.names if other in scope]
     numbers = [each for each in others if isinstance(each, int) and not isinstance(each, bool)]
     found: dict[Any, list[Any]] = {}
-    for value in members(variable, [*numbers, *literals(each.source for each in asked)]):
+    written = decimals(each.source for each in asked)
+    for value in (
+        *members(variable, [*numbers, *literals(each.source for each in asked)]),
+        *_between(variable, written),
+    ):
         held = tuple(str(_holds(each, {**scope, name: value})) for each in asked)
         found.setdefault(held, []).append(value)
     whole = variable.type in ("enum", "bool")
     picked = (some if whole else (some[0], some[-1]) for some in found.values())
     return list({repr(each): each for some in picked for each in some}.values())
+
+
+def _between(variable: Variable, written: Iterable[float]) -> list[float]:
+    """What a fraction may be at the numbers that are written, between and beside them; nothing for other types."""
+    if variable.type != "float":
+        return []
+    low, high = (-inf if variable.min is None else variable.min), (inf if variable.max is None else variable.max)
+    return [each for each in _fractions(sorted({*written})) if low <= each <= high]
 
 
 def members(variable: Variable, asked: Iterable[int] = ()) -> tuple[Any, ...]:
