@@ -539,7 +539,7 @@ def test_one_turn_is_no_turns(project: Made) -> None:
 
     found = command(folder, "paths", "mine").stdout
 
-    assert found.splitlines()[-1] == "mine: 1 play with 1 turn covers 3 of 3 (edges)"
+    assert found.splitlines()[-1] == "mine: 1 play with 1 turn covers 1 of 1 edges, 1 of 1 states, 1 of 1 endings"
     assert "1 turn to END" in found
     assert "1 session in 2 turns" in command(folder, "explore", "mine", "-j", "1").stdout
     assert "not found within 1 turn\n" in command(folder, "explore", "lamp", "-j", "1", "--budget", "1").stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,11 @@ import click
 from msgspec.structs import replace
 
 from runtime.bench import failed, wander
-from runtime.bench.coverage import KINDS, Share
+from runtime.bench.coverage import KINDS, Share, goals
 from runtime.bench.explore import Explored, quick
 from runtime.bench.finding import Bug
-from runtime.bench.paths import Paths, cover
+from runtime.bench.paths import KINDS as COVERED
+from runtime.bench.paths import Cover, Paths, cover
 from runtime.bench.player import played
 from runtime.bench.pool import cores, shared_out
 from runtime.bench.replay import SUFFIX, Replay, ReplayStep
@@ -367,7 +369,7 @@ def paths(options: dict[str, Any]) -> int:
     if options["form"] == "json":
         told_as_json(_paths_plain(found, files, bugs))
     else:
-        _show(_paths_lines(found, machine.name, options["kind"], files))
+        _show(_paths_lines(found, machine, options["kind"], files))
         _show(line for bug, file in bugs.items() for line in bug_lines(bug, file))
     return int(bool(found.not_covered or bugs))
 
@@ -438,14 +440,21 @@ def _paths_plain(found: Paths, files: Mapping[str, str], bugs: Mapping[Bug, str]
     }
 
 
-def _paths_lines(found: Paths, machine: str, kind: str, files: Mapping[str, str]) -> Iterator[str]:
+def _covered(found: Paths, machine: Machine, kind: Cover) -> str:
+    """`30 of 30 edges, 8 of 8 states, 3 of 3 endings`: what was asked for first."""
+    wanted = Counter(goal.kind for goal in goals(machine, COVERED[kind]))
+    missed = Counter(goal.kind for goal, _ in found.not_covered)
+    kinds = sorted(wanted, key=lambda each: each != kind)
+    return ", ".join(f"{wanted[each] - missed[each]:,} of {wanted[each]:,} {each}" for each in kinds)
+
+
+def _paths_lines(found: Paths, machine: Machine, kind: Cover, files: Mapping[str, str]) -> Iterator[str]:
     rows = [(f"  {each.name}", _about(each), clean(files.get(each.name, ""))) for each in found.replays]
     yield from aligned(rows) if rows else ()
     turns = sum(len(each.steps) for each in found.replays)
-    covered = found.goals - len(found.not_covered)
     cover = "covers" if len(rows) == 1 else "cover"
     told = f"{counted(len(rows), 'play')} with {counted(turns, 'turn')} {cover}"
-    yield f"{machine}: {told} {covered:,} of {found.goals:,} ({kind})"
+    yield f"{machine.name}: {told} {_covered(found, machine, kind)}"
     for goal, why in found.not_covered:
         yield click.style(
             f"  not covered: {goal.kind.removesuffix('s')} {goal.name} ({goal.place}): {clean(why)}", fg="yellow"
