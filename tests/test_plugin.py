@@ -290,6 +290,17 @@ def test_processes_side_by_side_rewrite_nothing(folder: pytest.Pytester, monkeyp
 
 
 @pytest.mark.slow
+def test_a_project_that_has_not_our_tools_sees_no_warning(folder: pytest.Pytester):
+    write(folder, "replays/good.replay.yaml", GOOD)
+    folder.makeini("[pytest]\n")
+
+    done = folder.runpytest_subprocess("-p", "no:asyncio", "-p", "no:cacheprovider", "-W", "error")
+
+    done.assert_outcomes(passed=2)
+    assert "Warning" not in done.stdout.str() + done.stderr.str()
+
+
+@pytest.mark.slow
 def test_files_are_played_by_processes_side_by_side(folder: pytest.Pytester):
     write(folder, "replays/good.replay.yaml", GOOD)
     folder.runpytest_inprocess("-n1").assert_outcomes(passed=2)
