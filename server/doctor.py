@@ -27,7 +27,7 @@ from runtime.session import Invoke
 from runtime.turn import brief, choose_edge, settled_by
 from server import project_file
 from server.build import default_machine, known_path, profiles_of
-from server.settings import PROJECT_FILE, variable_of
+from server.settings import PROJECT_FILE, lists_providers, variable_of
 
 if TYPE_CHECKING:
     from runtime.machine import Machine
@@ -117,7 +117,7 @@ def _described(settings: Settings) -> str:
     """Where a model is described that nobody asks, '' where none is."""
     names = ("openai_base_url", "openai_model", "openai_profile")
     named = next((variable_of(name) for name in names if getattr(settings, name)), "")
-    return named or (PROJECT_FILE if (settings.project_path / PROJECT_FILE).is_file() else "")
+    return named or (PROJECT_FILE if lists_providers(settings.project_path) else "")
 
 
 async def _reports(profiles: tuple[Profile, ...], task: Task, known: Known) -> list[Report]:

@@ -21,6 +21,7 @@ import msgspec
 from dotenv import dotenv_values
 from msgspec import Meta, Struct
 
+from runtime.document import read
 from runtime.errors import EdgewiseError
 
 PREFIX: Final = "EDGEWISE_"
@@ -376,9 +377,21 @@ def _calls_deepseek(settings: Settings) -> bool:
     """Whether nobody says otherwise: neither another profile or address, nor a file of the project's."""
     if settings.openai_profile not in ("", "deepseek"):
         return False
-    if not settings.openai_base_url and (settings.project_path / PROJECT_FILE).is_file():
+    if not settings.openai_base_url and lists_providers(settings.project_path):
         return False
     return urlsplit(settings.openai_base_url or f"https://{_DEEPSEEK_HOST}").hostname == _DEEPSEEK_HOST
+
+
+def lists_providers(project: Path) -> bool:
+    """Whether the project's file says who tells; one that can't be read may, and its faults are told elsewhere."""
+    try:
+        text = (project / PROJECT_FILE).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return False
+    except (OSError, UnicodeDecodeError):
+        return True
+    document = read(PROJECT_FILE, text)
+    return bool(document.findings) or "providers" in (document.value or {})
 
 
 def _unknown(variables: Mapping[str, str]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import textwrap
 from collections.abc import Callable
@@ -68,6 +69,13 @@ class Client:
     async def journal(self) -> list[bytes]:
         """Every entry's bytes, to compare before and after."""
         return [msgspec.json.encode(entry) for entry in await self.runtime.store.entries(self.session_id, limit=10_000)]
+
+
+@pytest.fixture(autouse=True)
+def heard(request: pytest.FixtureRequest) -> None:
+    """Warnings reach `caplog`, whatever level a command that ran in this process has left behind."""
+    if "caplog" in request.fixturenames:
+        request.getfixturevalue("caplog").set_level(logging.WARNING)
 
 
 @pytest.fixture

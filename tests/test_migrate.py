@@ -58,7 +58,7 @@ def serve(clock: list[int]) -> Serve:
 async def played(runtime: Runtime, session_id: str, *choices: str, **first: Any) -> Client:
     """A session that has taken some options."""
     client = Client(runtime, session_id)
-    await client.send("INIT", run_seed="一", **first)
+    await client.send("INIT", run_seed="one", **first)
     for choice in choices:
         await client.choose(choice)
     return client

@@ -30,6 +30,7 @@ from runtime.session import Invoke
 from runtime.stores.duckdb import DuckDBStore
 from runtime.turn import Runtime, play
 from server.settings import Settings
+from server.typed import typed
 
 LINES = [
     "", " ", "  in", "\t", "# no comment", "- a", "a: b #c", "“灯”：，", "---", "...", "user:", "\\user:", "? x", "!x",
@@ -211,7 +212,7 @@ def test_a_players_bug_is_a_test_by_one_command(tmp_path: Path):
 
     assert done.exit_code == 0
     assert f"{stage.file}: 4 turns of lamp, told offline" in done.output
-    assert f"Play it: edgewise replay {stage.file} --project {tmp_path}" in done.output
+    assert f"Play it: {typed('replay', str(stage.file), '--project', str(tmp_path))}" in done.output
     replay = stage.read()
     assert replay.given == Given(machine="lamp", language="zh", seed="seed-3", slots={"guest": "客人🏮"})
     assert [(step.send, step.choose and step.choose.key) for step in replay.steps] == [
@@ -453,7 +454,7 @@ def test_a_play_is_recorded_as_far_as_it_went(tmp_path: Path):
     )
 
     assert done.exit_code == 0, done.output
-    assert f"{file} is written. Play it: edgewise replay '{file}'" in done.stderr
+    assert f"{file} is written. Play it: {typed('replay', str(file))}" in done.stderr
     (replay,), faults = read_replays(str(file), file.read_text(encoding="utf-8"))
     assert (faults, replay.name) == ([], "灯: first")
     assert [step.choose.key if step.choose else step.send for step in replay.steps] == ["INIT", "rub", "SAY", "leave"]

@@ -48,7 +48,8 @@ def test_the_walk_goes_as_it_is_written(tmp_path: Path):
                 shell = Shell(tmp_path / command.removeprefix("cd "))
                 continue
             done = shell.run_soon(command)
-            said = (done.stdout + done.stderr).strip("\n")
+            # The commands that it prints go through uv where uv has started it.
+            said = (done.stdout + done.stderr).strip("\n").replace("python3 -m uv run edgewise", "edgewise")
             assert re.fullmatch(pattern(printed), said, re.DOTALL), f"$ {command}\n{said}"
 
 
