@@ -19,9 +19,9 @@ PIPE_HOLDS = 1 << 15
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """What a process of ours may see: no setting or key of this environment, and the offline narrator."""
+    """What a process of ours may see: no setting or key, nor that this is CI; and the offline narrator."""
     ours = ("EDGEWISE_", "DEEPSEEK_", "UV_RUN_", "NO_COLOR")
-    mine = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    mine = {name: value for name, value in os.environ.items() if not name.startswith(ours) and name != "CI"}
     return {**mine, "PYTHONPATH": str(ROOT), "EDGEWISE_NARRATOR": "offline", **variables}
 
 

@@ -111,7 +111,8 @@ class Shell:
         self.folder = folder
         self._bin = folder / ".bin"
         self._bin.mkdir(exist_ok=True)
-        mine = {name: value for name, value in os.environ.items() if not name.startswith(("EDGEWISE_", "DEEPSEEK_"))}
+        ours = ("EDGEWISE_", "DEEPSEEK_")
+        mine = {name: value for name, value in os.environ.items() if not name.startswith(ours) and name != "CI"}
         path = f"{self._bin}{os.pathsep}{os.environ.get('PATH', '')}"
         self._environment = {**mine, "PATH": path, "PYTHONPATH": str(ROOT)}
         self._known: set[str] = set()

@@ -54,6 +54,7 @@ def serve(provider: Provider, settings: Settings) -> int:
     """Serve until a signal comes; the exit code. Raises SettingsError where the port can't be had."""
     logs.configure(settings)
     with contextlib.closing(bind(settings)) as listener:
+        listener.listen(BACKLOG)  # before a reader of the line can call
         click.echo(said_at_start(provider.manner, listener))
         asyncio.run(_serve(provider, listener))
     return GOOD
@@ -73,7 +74,6 @@ async def _serve(provider: Provider, listener: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ended.set)
-    listener.listen(BACKLOG)
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await converse(reader, writer, lambda asked, to: answer(provider, asked, to))
